@@ -3,7 +3,7 @@
 A plane fulfils `LazyLayers`; the daemon passes it in. Every method is called from gRPC threads and may block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -94,5 +94,8 @@ class LazyLayers(Protocol):
     def touch(self, numbers: Sequence[int]) -> None:
         """Note that a Prepare or Mounts named these layers just now."""
 
-    def forget_snapshots(self, snapshot_ids: Sequence[int]) -> None:
-        """Remove the links made for snapshots that are gone; identifiers without a link are passed over."""
+    def forget_snapshots(self, live: Collection[int], below: int) -> None:
+        """Remove the links of snapshots that are gone: every id under `below` that is not among `live`.
+
+        Ids from `below` on are left alone: such a snapshot may have come since `live` was read.
+        """

@@ -1,0 +1,88 @@
+"""mount(2), umount2(2) and the kernel's table of mounts, through libc.
+
+Nothing here opens a path, so a mount point whose server is dead or is this very process does no harm.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapshotter.errors import PlaneError
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOATIME = 1024
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+"""Source: linux/mount.h and mount(2), umount2(2)."""
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+_LIBC.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+
+_MOUNTINFO = Path("/proc/self/mountinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of the kernel's table of mounts."""
+
+    mount_point: bytes
+    device: str
+    """`major:minor`, as sysfs names it."""
+    fs_type: str
+    source: str
+
+
+def mount(source: str, target: Path, fs_type: str, flags: int, data: str) -> None:
+    """Mount by mount(2).
+
+    Raises:
+        PlaneError: the kernel refused; the message carries its reason.
+    """
+    if _LIBC.mount(os.fsencode(source), os.fsencode(target), fs_type.encode(), flags, os.fsencode(data)) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise PlaneError(f"cannot mount {fs_type} on {target}: {reason}; mounting needs CAP_SYS_ADMIN")
+
+
+def detach(target: Path) -> None:
+    """Take the topmost mount off `target`; users of it keep it until they let go (MNT_DETACH, never MNT_FORCE).
+
+    MNT_FORCE would abort the connection that every container of the node reads through.
+
+    Raises:
+        PlaneError: there is no mount, or the kernel refused.
+    """
+    if _LIBC.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW) != 0:
+        raise PlaneError(f"cannot unmount {target}: {os.strerror(ctypes.get_errno())}")
+
+
+def parse_mountinfo(table: bytes) -> Iterator[Mount]:
+    """The mounts of a mountinfo table, in its order: of several on one place, the last is on top.
+
+    Source: proc(5), /proc/pid/mountinfo: id, parent, major:minor, root, mount point, options, optional fields, "-",
+    type, source, super options; space, tab, newline and backslash are written in octal.
+    """
+    for line in table.splitlines():
+        head, separator, tail = line.partition(b" - ")
+        fields, rest = head.split(b" "), tail.split(b" ")
+        if not separator or len(fields) < 6 or len(rest) < 2:
+            continue
+        yield Mount(_unescape(fields[4]), fields[2].decode(), rest[0].decode(), os.fsdecode(_unescape(rest[1])))
+
+
+def mounts_on(target: Path) -> list[Mount]:
+    """The mounts stacked on `target`, the topmost last. `target` is compared as written and never opened."""
+    wanted = os.fsencode(os.path.abspath(target))
+    return [entry for entry in parse_mountinfo(_MOUNTINFO.read_bytes()) if entry.mount_point == wanted]
+
+
+def _unescape(field: bytes) -> bytes:
+    if b"\\" not in field:
+        return field
+    for code, char in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
+        field = field.replace(code, char)
+    return field

@@ -1,0 +1,178 @@
+"""Filling a layer before anybody asks: prefetch up to its landmark first, then the rest in the background.
+
+Both stream in blob order and store each member as it arrives. A member that a reader fetches at the same moment is
+left to the reader; a reader who wants what a stream is just bringing joins it, and the stream is not paused then.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
+
+import trio
+
+from snapshotter.config import FetchConfig
+from snapshotter.errors import FormatError, SnapshotterError, StoreError
+from snapshotter.layer.counters import Counters
+from snapshotter.layer.courier import Courier
+from snapshotter.layer.flights import Flights
+from snapshotter.layer.priority import Priority, Transfer
+from snapshotter.layer.sink import Landed
+
+if TYPE_CHECKING:
+    from snapshotter.layer.layer import Layer
+
+log = logging.getLogger(__name__)
+
+BACKGROUND_RANGE = 16 << 20
+"""Bytes that background fill asks for in one request."""
+
+GAP_MAX = 64 << 10
+"""Members already present are fetched again rather than split a range, if no more than this lies between."""
+
+QUEUE_MAX = 4096
+RETRY_PAUSES_S = (5.0, 30.0, 120.0)
+
+
+class Fill:
+    """Prefetch for each layer at once; background for one layer at a time, oldest first."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        courier: Courier,
+        flights: Flights,
+        counters: Counters,
+        config: FetchConfig,
+        progress: Callable[[int, bool], Awaitable[None]],
+    ) -> None:
+        self._nursery = nursery
+        self._courier = courier
+        self._flights = flights
+        self._counters = counters
+        self._config = config
+        self._progress = progress
+        self._send, self._receive = trio.open_memory_channel["Layer"](QUEUE_MAX)
+
+    def begin(self, layer: "Layer") -> None:
+        """Prefetch a layer that was attached just now, then queue it for background fill."""
+        self._nursery.start_soon(self._prefetch, layer)
+
+    def queue(self, layer: "Layer") -> None:
+        """Queue a layer for background fill, if that is on."""
+        if not self._config.background or layer.record.complete or layer.released:
+            return
+        try:
+            self._send.send_nowait(layer)
+        except trio.WouldBlock:
+            log.warning("layer %s: too many layers wait for background fill", layer.record.layer_digest)
+
+    async def run(self) -> None:
+        """Fill queued layers for ever."""
+        async for layer in self._receive:
+            await trio.sleep(self._config.background_delay_s)
+            await self._fill(layer, layer.index.payload_end, Priority.BACKGROUND, BACKGROUND_RANGE)
+
+    def prefetch_end(self, layer: "Layer") -> int:
+        """The blob offset up to which a layer is prefetched; 0 = nothing.
+
+        A landmark says it exactly; else the label's size, else the configured one, both capped by the admin.
+        """
+        if not self._config.prefetch:
+            return 0
+        landmark = layer.index.prefetch_end
+        if landmark is not None:
+            return landmark
+        wanted = layer.record.prefetch_size
+        if wanted is None:
+            wanted = self._config.prefetch_size
+        return min(wanted, self._config.prefetch_max, layer.index.payload_end)
+
+    async def _prefetch(self, layer: "Layer") -> None:
+        end = self.prefetch_end(layer)
+        if end and not layer.record.prefetched:
+            await self._fill(layer, end, Priority.PREFETCH, self._config.prefetch_max)
+        self.queue(layer)
+
+    async def _fill(self, layer: "Layer", end: int, priority: Priority, range_max: int) -> None:
+        """Fetch what is missing below blob offset `end`; gives up quietly, reads fetch for themselves."""
+        for pause_s in (*RETRY_PAUSES_S, None):
+            try:
+                whole = await self._pass(layer, end, priority, range_max)
+            except SnapshotterError as error:
+                log.info("layer %s: %s stopped: %s", layer.record.layer_digest, priority.name.lower(), error)
+                whole = False
+            except Exception:
+                # A task of the node's nursery: a fault here must not end every mount.
+                log.exception("layer %s: %s failed", layer.record.layer_digest, priority.name.lower())
+                return
+            if layer.released:
+                return
+            if whole:
+                await self._progress(layer.number, end == layer.index.payload_end)
+                return
+            if pause_s is None:
+                return
+            await trio.sleep(pause_s)
+
+    async def _pass(self, layer: "Layer", end: int, priority: Priority, range_max: int) -> bool:
+        """One pass over the missing ranges; True if nothing is missing afterwards."""
+        runs = await trio.to_thread.run_sync(lambda: list(self._missing_runs(layer, end, range_max)))
+        whole = True
+        for run in runs:
+            if layer.released:
+                return False
+            whole &= await self._carry(layer, run, Transfer(priority))
+        return whole
+
+    def _missing_runs(self, layer: "Layer", end: int, range_max: int) -> Iterator[list[int]]:
+        """Runs of members with something missing, each at most `range_max` bytes of blob; small gaps are bridged."""
+        run: list[int] = []
+        start = reach = 0
+        for number in layer.index.members_between(0, end):
+            if layer.member_stored(number):
+                continue
+            member = layer.index.member(number)
+            if run and (member.blob_offset - reach > GAP_MAX or member.blob_end - start > range_max):
+                yield run
+                run = []
+            if not run:
+                start = member.blob_offset
+            run.append(number)
+            reach = member.blob_end
+        if run:
+            yield run
+
+    async def _carry(self, layer: "Layer", run: list[int], transfer: Transfer) -> bool:
+        """Stream one run; True if every member of it landed."""
+        announced = 0
+        failed: list[SnapshotterError] = []
+        mine: set[int] = set()
+
+        def arriving(position: int) -> None:
+            nonlocal announced
+            while announced < len(run) and layer.index.member(run[announced]).blob_offset < position:
+                member = run[announced]
+                if self._flights.find(layer, member) is None:
+                    self._flights.announce(layer, member, transfer)
+                    mine.add(member)
+                announced += 1
+
+        def landed(one: Landed) -> None:
+            if one.error is not None:
+                failed.append(one.error)
+                self._counters.verification_failures += isinstance(one.error, FormatError)
+            transfer.urgent = False
+            if one.member in mine:
+                mine.discard(one.member)
+                self._flights.land(layer, one.member, one.error)
+
+        try:
+            await self._courier.carry(layer, run, transfer, landed, arriving=arriving)
+        finally:
+            for member in mine:
+                self._flights.land(layer, member, StoreError("the stream that brought this ended"))
+        for error in failed:
+            log.warning("layer %s: %s", layer.record.layer_digest, error)
+            if isinstance(error, StoreError):
+                raise error
+        return not failed

@@ -1,0 +1,155 @@
+"""One fetch for each member, whoever asks: readers join a flight that is under way, or start it.
+
+A flight is a task of its own, so that a reader whose deadline passes, or who is killed, cancels nobody else.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from snapshotter.errors import FormatError, RegistryUnreachable, SnapshotterError, StoreError
+from snapshotter.layer.counters import Counters
+from snapshotter.layer.courier import Courier
+from snapshotter.layer.outage import OutagePolicy
+from snapshotter.layer.priority import HostGate, Priority, Transfer
+from snapshotter.layer.sink import ChunkKey, Landed
+
+if TYPE_CHECKING:
+    from snapshotter.layer.layer import Layer
+
+log = logging.getLogger(__name__)
+
+MEMORY_FLIGHTS = 4
+"""Flights that may hold chunks in memory at one time while the disk takes nothing."""
+
+
+@dataclass(slots=True)
+class Flight:
+    """One member on its way. `memory` holds its chunks if the disk took nothing."""
+
+    transfer: Transfer
+    gate: HostGate
+    landed: trio.Event = field(default_factory=trio.Event)
+    error: SnapshotterError | None = None
+    memory: dict[ChunkKey, bytes] = field(default_factory=dict)
+
+    async def wait(self, priority: Priority) -> None:
+        """Return when the member has landed. Raises what it ended with."""
+        if priority is Priority.DEMAND and not self.transfer.urgent:
+            self.gate.hurry(self.transfer)
+        await self.landed.wait()
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+
+
+class Flights:
+    """All flights of the node. Used on the trio thread only."""
+
+    def __init__(self, nursery: trio.Nursery, courier: Courier, counters: Counters, outage: OutagePolicy) -> None:
+        self._nursery = nursery
+        self._courier = courier
+        self._counters = counters
+        self._outage = outage
+        self._flying: dict[tuple[int, int], Flight] = {}
+        self._memory = trio.CapacityLimiter(MEMORY_FLIGHTS)
+
+    def find(self, layer: "Layer", member: int) -> Flight | None:
+        """The flight that brings a member at this moment, if there is one."""
+        return self._flying.get((layer.number, member))
+
+    def announce(self, layer: "Layer", member: int, transfer: Transfer) -> Flight:
+        """Note that `transfer` brings a member, so that readers can join it."""
+        flight = Flight(transfer, self._courier.gates[layer.blob.host])
+        self._flying[layer.number, member] = flight
+        return flight
+
+    def land(
+        self,
+        layer: "Layer",
+        member: int,
+        error: SnapshotterError | None,
+        memory: dict[ChunkKey, bytes] | None = None,
+    ) -> None:
+        """A member has arrived or failed: wake those who wait for it."""
+        flight = self._flying.pop((layer.number, member), None)
+        if flight is not None:
+            flight.error = error
+            flight.memory = memory or {}
+            flight.landed.set()
+
+    def start(self, layer: "Layer", members: Sequence[int], priority: Priority) -> list[Flight]:
+        """Start one fetch for a run of neighbouring members, none of which is flying; returns a flight for each."""
+        transfer = Transfer(priority)
+        flights = [self.announce(layer, member, transfer) for member in members]
+        self._nursery.start_soon(self._fly, layer, list(members), transfer)
+        return flights
+
+    async def _fly(self, layer: "Layer", members: list[int], transfer: Transfer) -> None:
+        error: SnapshotterError = RegistryUnreachable("the daemon stops; the fetch was given up")
+        try:
+            await self._bring(layer, members, transfer)
+        except SnapshotterError as failure:
+            error = failure
+        except Exception as failure:
+            # The nursery is the node's: a fault in one fetch must not end every mount.
+            log.exception("layer %s: fetching failed", layer.record.layer_digest)
+            error = SnapshotterError(f"internal error while fetching: {failure!r}")
+        finally:
+            for member in members:
+                flight = self.find(layer, member)
+                if flight is not None and flight.transfer is transfer:
+                    self.land(layer, member, error)
+
+    async def _bring(self, layer: "Layer", members: list[int], transfer: Transfer) -> None:
+        """Fetch until every member has landed. Raises RegistryError when the policy gives up."""
+        pauses = self._outage.pauses()
+        fetched_twice: set[int] = set()
+        to_memory = False
+        left = members
+        while left:
+            failures: dict[int, SnapshotterError] = {}
+            try:
+                if to_memory:
+                    async with self._memory:
+                        await self._attempt(layer, left, transfer, failures, to_memory=True)
+                else:
+                    await self._attempt(layer, left, transfer, failures, to_memory=False)
+            except RegistryUnreachable:
+                left = [member for member in left if self.find(layer, member) is not None]
+                if transfer.priority is not Priority.DEMAND or not await pauses.another():
+                    raise
+                continue
+            left = []
+            for member, failure in failures.items():
+                if isinstance(failure, StoreError) and not to_memory:
+                    left.append(member)
+                elif isinstance(failure, FormatError) and member not in fetched_twice:
+                    fetched_twice.add(member)
+                    left.append(member)
+                    log.warning("layer %s: %s; fetching it once more", layer.record.layer_digest, failure)
+                else:
+                    self.land(layer, member, failure)
+            to_memory = to_memory or any(isinstance(failure, StoreError) for failure in failures.values())
+
+    async def _attempt(
+        self,
+        layer: "Layer",
+        members: list[int],
+        transfer: Transfer,
+        failures: dict[int, SnapshotterError],
+        *,
+        to_memory: bool,
+    ) -> None:
+        def landed(one: Landed) -> None:
+            if one.error is None:
+                self._counters.served_from_memory += bool(one.memory)
+                self.land(layer, one.member, None, one.memory)
+                return
+            failures[one.member] = one.error
+            if isinstance(one.error, FormatError):
+                self._counters.verification_failures += 1
+
+        await self._courier.carry(layer, members, transfer, landed, to_memory=to_memory)

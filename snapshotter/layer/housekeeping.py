@@ -1,0 +1,134 @@
+"""Keeps the cache within its bounds, what was written safe from a power cut, and forgets what nobody names.
+
+An object's last use is the last Prepare or Mounts of a chain that names it; what active snapshots name goes last.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import trio
+
+from snapshotter.config import CacheConfig
+from snapshotter.errors import SnapshotterError
+from snapshotter.layer.counters import Counters
+from snapshotter.layer.layer import Layer
+from snapshotter.layer.manifests import ManifestStore
+from snapshotter.layer.shelf import Shelf
+from snapshotter.store.objects import ObjectStore
+from snapshotter.store.state import State
+
+log = logging.getLogger(__name__)
+
+TICK_S = 2.0
+SYNC_EVERY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What a clean-up took away."""
+
+    objects: int
+    bytes: int
+
+
+class Housekeeping:
+    """The node's slow chores. Used on the trio thread; the work itself is done in worker threads."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        shelf: Shelf,
+        manifests: ManifestStore,
+        state: State,
+        config: CacheConfig,
+        counters: Counters,
+    ) -> None:
+        self._store = store
+        self._shelf = shelf
+        self._manifests = manifests
+        self._state = state
+        self._config = config
+        self._counters = counters
+        self._one_at_a_time = trio.Lock()
+
+    async def run(self) -> None:
+        """Look after the store for ever."""
+        synced = trio.current_time()
+        while True:
+            await trio.sleep(TICK_S)
+            try:
+                await self.evict()
+                if self._store.dirty and trio.current_time() - synced > SYNC_EVERY_S:
+                    await trio.to_thread.run_sync(self._store.sync)
+                    synced = trio.current_time()
+            except (SnapshotterError, OSError) as error:
+                log.warning("looking after the cache failed: %s", error)
+
+    async def evict(self) -> None:
+        """Bring the cache below its low-water mark if it is over its bounds."""
+        excess = await trio.to_thread.run_sync(self._store.over_limit)
+        if excess:
+            freed = await self.free(excess)
+            log.info("cache over its bounds: %d objects, %d bytes left it", freed.objects, freed.bytes)
+
+    async def free(self, wanted: int, *, spare_active: bool = False) -> Freed:
+        """Take objects away, least recently used first, until `wanted` bytes are free or nothing is left to take.
+
+        `spare_active` leaves what active snapshots name.
+        """
+        async with self._one_at_a_time:
+            in_use = await trio.to_thread.run_sync(self._state.layers_in_use)
+            layers = self._shelf.by_last_use(in_use)
+            active = {layer.number for layer in layers if in_use.get(layer.number)} if spare_active else set()
+
+            def work() -> Freed:
+                evicted = self._store.evict(self._candidates(layers, active), wanted)
+                return Freed(evicted.objects, evicted.bytes)
+
+            freed = await trio.to_thread.run_sync(work)
+        self._counters.evicted_bytes += freed.bytes
+        return freed
+
+    def _candidates(self, layers: list[Layer], spared: set[int]) -> Iterator[tuple[str, bytes, int]]:
+        """Objects in the order in which they may leave: named by nobody, then by the layers, longest unused first."""
+        yield from self._unnamed(layers)
+        for position, layer in enumerate(layers):
+            if layer.number in spared:
+                return
+            later = [other.index for other in layers[position + 1 :] if other.domain == layer.domain]
+            for digest, size, _ in layer.index.digests():
+                if not any(index.find(digest) is not None for index in later):
+                    yield layer.domain, digest, size
+
+    def _unnamed(self, layers: list[Layer]) -> Iterator[tuple[str, bytes, int]]:
+        for domain in self._store.domains():
+            indexes = [layer.index for layer in layers if layer.domain == domain]
+            for stored in (*self._store.iterate(domain), *self._store.iterate_partials(domain)):
+                if not any(index.find(stored.digest) is not None for index in indexes):
+                    yield domain, stored.digest, stored.size
+
+    async def release(self, number: int) -> None:
+        """Forget a layer that no snapshot names, and its content but for `cache.keep_unreferenced` bytes."""
+        async with self._one_at_a_time:
+            keep = self._config.keep_unreferenced
+            await self._shelf.release(number, drop_content=not keep)
+            layers = list(self._shelf.all())
+            if keep:
+                await trio.to_thread.run_sync(self._trim_unnamed, layers, keep)
+            await trio.to_thread.run_sync(self._drop_manifests)
+
+    def _trim_unnamed(self, layers: list[Layer], keep: int) -> None:
+        unnamed = list(self._unnamed(layers))
+        excess = sum(size for _, _, size in unnamed) - keep
+        for domain, digest, size in unnamed:
+            if excess <= 0:
+                return
+            self._store.remove(domain, digest)
+            excess -= size
+
+    def _drop_manifests(self) -> None:
+        named = {
+            str(source.manifest_digest) for record in self._state.layers() for source in self._state.sources(record.number)
+        }
+        self._manifests.drop_unnamed(named)

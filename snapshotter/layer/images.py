@@ -1,0 +1,232 @@
+"""From what containerd's labels say to attached layers: one manifest for an image, all its layers at once."""
+
+import logging
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import trio
+
+from snapshotter.config import LazyConfig
+from snapshotter.errors import ConfigError, NotLazy, Reason, SnapshotterError
+from snapshotter.format.digest import Digest
+from snapshotter.format.index import INDEX_REVISION
+from snapshotter.layer.fill import Fill
+from snapshotter.layer.layer import Layer
+from snapshotter.layer.manifests import ManifestStore
+from snapshotter.layer.opening import Anchor, Opener, anchor_of, lazy_reasons
+from snapshotter.layer.request import LayerRequest
+from snapshotter.layer.shelf import Shelf
+from snapshotter.registry.manifest import Descriptor, ImageManifest
+from snapshotter.registry.reference import Reference, parse_reference
+from snapshotter.store.domains import sharing_domain
+from snapshotter.store.state import LayerRecord, LayerSource, State
+
+log = logging.getLogger(__name__)
+
+LAYER_TYPES = frozenset(
+    {
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        "application/vnd.oci.image.layer.v1.tar+zstd",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    }
+)
+
+IMAGES_KEPT = 64
+"""Images whose manifest and layer outcomes stay in memory between the Prepares of one pull."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """A layer on its way to the shelf."""
+
+    ready: trio.Event = field(default_factory=trio.Event)
+    layer: Layer | None = None
+    failure: NotLazy | None = None
+    told: bool = False
+
+    async def wait(self) -> Layer:
+        await self.ready.wait()
+        if self.layer is None:
+            self.told = True
+            raise self.failure or NotLazy(Reason.INTERNAL, "opening the layer was given up")
+        return self.layer
+
+    @property
+    def stale(self) -> bool:
+        """Whether a new request starts anew: the layer was removed since, or the failure was told once already."""
+        return self.told or (self.layer is not None and self.layer.released)
+
+
+@dataclass(slots=True)
+class _Image:
+    reference: Reference
+    manifest: ImageManifest
+    manifest_digest: Digest
+    outcomes: dict[str, _Outcome] = field(default_factory=dict)
+
+    def descriptor(self, digest: str) -> Descriptor | None:
+        return next((layer for layer in self.manifest.layers if layer.digest == digest), None)
+
+
+class Images:
+    """Resolves layers. Used on the trio thread only."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        manifests: ManifestStore,
+        opener: Opener,
+        shelf: Shelf,
+        fill: Fill,
+        state: State,
+        config: LazyConfig,
+        share: str,
+    ) -> None:
+        self._nursery = nursery
+        self._manifests = manifests
+        self._opener = opener
+        self._shelf = shelf
+        self._fill = fill
+        self._state = state
+        self._config = config
+        self._share = share
+        self._images: dict[tuple[str, str], _Image] = {}
+        self._locks: dict[tuple[str, str], trio.Lock] = {}
+
+    async def resolve(self, request: LayerRequest) -> Layer:
+        """Return the layer, attached, or say why it cannot be lazy.
+
+        The first request for an image opens all of its layers; the others only wait for theirs. A layer on disk needs
+        no network.
+
+        Raises:
+            NotLazy: with the reason.
+        """
+        reference = self._admitted(request)
+        timeout_s = self._config.resolve_timeout_s
+        if request.timeout_s is not None:
+            timeout_s = min(timeout_s, request.timeout_s)
+        with lazy_reasons(request.layer_digest):
+            with trio.fail_after(timeout_s):
+                image = await self._image(reference, request)
+                if image.descriptor(request.layer_digest) is None:
+                    raise NotLazy(
+                        Reason.NOT_IN_MANIFEST,
+                        f"the manifest {image.manifest_digest} of {reference} has no layer {request.layer_digest}",
+                    )
+                self._open_all(image, request)
+                return await image.outcomes[request.layer_digest].wait()
+
+    def _admitted(self, request: LayerRequest) -> Reference:
+        try:
+            reference = parse_reference(request.reference)
+        except ConfigError as error:
+            raise NotLazy(Reason.BAD_LABELS, f"the label with the image's reference is wrong: {error}") from error
+        name = str(reference)
+        allowed = any(fnmatchcase(name, pattern) for pattern in self._config.allow)
+        denied = any(fnmatchcase(name, pattern) for pattern in self._config.deny)
+        if denied or not allowed:
+            raise NotLazy(Reason.DENIED, f"the configuration (lazy.allow, lazy.deny) does not let {name} be lazy")
+        return reference
+
+    async def _image(self, reference: Reference, request: LayerRequest) -> _Image:
+        key = (str(reference), request.manifest_digest or "")
+        lock = self._locks.setdefault(key, trio.Lock())
+        async with lock:
+            image = self._images.get(key)
+            if image is None or image.descriptor(request.layer_digest) is None:
+                found = await self._manifests.containing(reference, request.manifest_digest, request.layer_digest)
+                image = _Image(reference, found.manifest, found.digest)
+                while len(self._images) >= IMAGES_KEPT:
+                    oldest = next(iter(self._images))
+                    self._images.pop(oldest)
+                    self._locks.pop(oldest, None)
+                self._images[key] = image
+        return image
+
+    def _open_all(self, image: _Image, request: LayerRequest) -> None:
+        """Start opening every layer of the image that is not on its way; a failure is told once, then tried again."""
+        for descriptor in image.manifest.layers:
+            wanted = descriptor.digest == request.layer_digest
+            outcome = image.outcomes.get(descriptor.digest)
+            if outcome is None or (wanted and outcome.stale):
+                image.outcomes[descriptor.digest] = outcome = _Outcome()
+                label = request.toc_digest if wanted and not request.trusted_only else None
+                self._nursery.start_soon(self._open, image, descriptor, label, request, outcome)
+
+    async def _open(
+        self, image: _Image, descriptor: Descriptor, label: Digest | None, request: LayerRequest, outcome: _Outcome
+    ) -> None:
+        try:
+            with lazy_reasons(descriptor.digest), trio.fail_after(self._config.resolve_timeout_s):
+                outcome.layer = await self._attach(image, descriptor, label, request)
+        except NotLazy as failure:
+            outcome.failure = failure
+        except SnapshotterError as failure:
+            outcome.failure = NotLazy(Reason.INTERNAL, f"layer {descriptor.digest}: {failure}")
+        except Exception as failure:
+            # The nursery is the node's: a fault in one layer must not end every mount.
+            log.exception("layer %s: opening failed", descriptor.digest)
+            outcome.failure = NotLazy(Reason.INTERNAL, f"layer {descriptor.digest}: internal error {failure!r}")
+        finally:
+            outcome.ready.set()
+
+    async def _attach(
+        self, image: _Image, descriptor: Descriptor, label: Digest | None, request: LayerRequest
+    ) -> Layer:
+        if descriptor.media_type not in LAYER_TYPES:
+            raise NotLazy(
+                Reason.MEDIA_TYPE, f"layer {descriptor.digest} has media type {descriptor.media_type}, which has no TOC"
+            )
+        allow_unverified = self._config.allow_unverified
+        anchor = anchor_of(descriptor, label, allow_unverified=allow_unverified)
+        domain = sharing_domain(self._share, image.reference.host, image.reference.repository)
+        source = LayerSource(str(image.reference), image.manifest_digest)
+        record = await trio.to_thread.run_sync(self._known, descriptor, anchor.toc_digest, domain)
+        if record is None:
+            record = await self._record(image, descriptor, anchor, request, domain)
+        await trio.to_thread.run_sync(self._state.add_source, record.number, source.reference, source.manifest_digest)
+        layer = await self._shelf.attach(record, source)
+        self._fill.begin(layer)
+        return layer
+
+    async def _record(
+        self, image: _Image, descriptor: Descriptor, anchor: Anchor, request: LayerRequest, domain: str
+    ) -> LayerRecord:
+        allow_unverified = self._config.allow_unverified
+        opened = await self._opener.open(image.reference, descriptor, anchor, allow_unverified=allow_unverified)
+        anchored = anchor.toc_digest is not None or anchor.section_digest is not None
+
+        def write() -> LayerRecord:
+            return self._state.record_layer(
+                layer_digest=Digest(descriptor.digest),
+                toc_digest=Digest(opened.done.toc_digest),
+                domain=domain,
+                index_revision=INDEX_REVISION,
+                blob_size=descriptor.size,
+                media_type=descriptor.media_type,
+                codec=opened.footer.codec,
+                toc_offset=opened.footer.toc_offset,
+                toc_end=opened.footer.toc_end,
+                payload_end=opened.footer.payload_end,
+                verified=anchored and opened.done.verified,
+                prefetch_size=request.prefetch_size,
+            )
+
+        return await trio.to_thread.run_sync(write)
+
+    def _known(self, descriptor: Descriptor, toc_digest: str | None, domain: str) -> LayerRecord | None:
+        """A record of this very layer whose index is on disk: it needs no network."""
+        for record in self._state.layers():
+            if (
+                record.layer_digest == descriptor.digest
+                and record.domain == domain
+                and record.index_revision == INDEX_REVISION
+                and record.blob_size == descriptor.size
+                and toc_digest is not None
+                and record.toc_digest == toc_digest
+                and self._shelf.index_path(record).exists()
+            ):
+                return record
+        return None

@@ -1,0 +1,291 @@
+"""One attached layer: its index, where its blob lies, and reads of its files.
+
+A read of a complete file is one `preadv` that does not block when the page cache has the bytes. Else the chunks that
+the read touches are found once, here, and handed down.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+import trio
+
+from snapshotter.errors import BlobMissing, IntegrityError, SnapshotterError, StoreError
+from snapshotter.format.index import Chunk, FileIdentity, Index
+from snapshotter.layer.counters import Counters
+from snapshotter.layer.flights import Flight, Flights
+from snapshotter.layer.priority import Priority
+from snapshotter.layer.sink import ChunkKey
+from snapshotter.registry.blob import Blob
+from snapshotter.store.objects import ObjectStore, PartialFile
+from snapshotter.store.state import LayerRecord
+
+ATTEMPTS = 3
+"""Between landing and reading an eviction may take a file away; so often it is fetched again."""
+
+IDENTITIES_KEPT = 64
+"""Files with several chunks whose list of chunks stays in memory."""
+
+SOURCES_KEPT = 8
+"""References through which a layer's blob is asked for."""
+
+READ_AHEAD = 8 << 20
+"""Bytes of a file object that the kernel is asked to load when a read had to wait for the disk."""
+
+
+class Siblings(Protocol):
+    """Other layers of the node, asked when this layer cannot deliver a file that they name too."""
+
+    def naming(self, layer: "Layer", digest: bytes, size: int) -> Iterator[tuple["Layer", int]]:
+        """Layers of the same domain, `layer` left out, with their node of that content."""
+
+
+class Layer:
+    """Used on the trio thread; the index is read anywhere."""
+
+    def __init__(
+        self,
+        record: LayerRecord,
+        index: Index,
+        sources: Sequence[Blob],
+        store: ObjectStore,
+        flights: Flights,
+        counters: Counters,
+        siblings: Siblings,
+        demand_window: int,
+    ) -> None:
+        self.record = record
+        self.number = record.number
+        self.domain = record.domain
+        self.index = index
+        self._sources = list(sources)
+        self._source = 0
+        self._store = store
+        self._flights = flights
+        self._counters = counters
+        self._siblings = siblings
+        self._demand_window = demand_window
+        self._identity = lru_cache(maxsize=IDENTITIES_KEPT)(index.identity)
+        self.released = False
+
+    @property
+    def blob(self) -> Blob:
+        """The blob at the source in use."""
+        return self._sources[self._source]
+
+    @property
+    def source_count(self) -> int:
+        """How many references name this layer."""
+        return len(self._sources)
+
+    def next_source(self) -> None:
+        """Go on with the next reference that names this layer."""
+        self._source = (self._source + 1) % len(self._sources)
+
+    def add_sources(self, blobs: Sequence[Blob]) -> None:
+        """Other references name this layer; they are tried first from now on, since their credentials are the newest."""
+        self._sources[:0] = blobs
+        del self._sources[SOURCES_KEPT:]
+        self._source = 0
+
+    async def read(self, node: int, offset: int, size: int) -> bytes | bytearray:
+        """Return the bytes of a regular file from `offset`, `size` of them or as many as there are before its end.
+
+        The buffer is this call's own. Every byte was verified before it was stored.
+
+        Raises:
+            RegistryError: the bytes are not on the node and cannot be had within `on_outage`.
+            IntegrityError: every source delivers bytes that are not what the TOC promises.
+            StoreError: the node's disk fails and the bytes do not fit into memory.
+        """
+        self._counters.reads += 1
+        file_size = self.index.attributes(node).size
+        size = min(size, file_size - offset)
+        if size <= 0:
+            return b""
+        found = self._store.acquire(self.domain, self.index.digest(node), file_size)
+        if found is not None:
+            with found:
+                return await pread(found.fd, offset, size)
+        try:
+            return await self._read_chunks(node, offset, size)
+        except (IntegrityError, BlobMissing) as error:
+            return await self._read_elsewhere(node, offset, size, error)
+        except SnapshotterError:
+            self._counters.read_errors += 1
+            raise
+
+    async def _read_elsewhere(self, node: int, offset: int, size: int, error: SnapshotterError) -> bytes | bytearray:
+        """The same content from another layer that names it. Raises `error` if none can."""
+        file_size = self.index.attributes(node).size
+        for layer, other in self._siblings.naming(self, self.index.digest(node), file_size):
+            try:
+                return await layer._read_chunks(other, offset, size)
+            except SnapshotterError:
+                continue
+        self._counters.read_errors += 1
+        raise error
+
+    async def _read_chunks(self, node: int, offset: int, size: int) -> bytes | bytearray:
+        chunks = self.index.chunks(node, offset, size)
+        identity = self._identity(node)
+        memory: dict[ChunkKey, bytes] = {}
+        for _ in range(ATTEMPTS):
+            ready = await self._assemble(identity, chunks, offset, size, memory)
+            if ready is not None:
+                return ready
+            if not await trio.to_thread.run_sync(self._store.prove, self.domain, identity.digest, identity.size):
+                await self._fetch(identity, chunks, memory)
+        ready = await self._assemble(identity, chunks, offset, size, memory)
+        if ready is None:
+            raise StoreError(
+                f"layer {self.record.layer_digest}: a file left the cache {ATTEMPTS} times while it was read; "
+                "give the cache more room"
+            )
+        return ready
+
+    async def _assemble(
+        self, identity: FileIdentity, chunks: Sequence[Chunk], offset: int, size: int, memory: dict[ChunkKey, bytes]
+    ) -> bytes | bytearray | None:
+        """The read's bytes from object, partial file and memory; None if some are not on the node."""
+        found = self._store.acquire(self.domain, identity.digest, identity.size)
+        if found is not None:
+            with found:
+                return await pread(found.fd, offset, size)
+        partial = self._store.partial(self.domain, identity) if len(identity.chunks) > 1 else None
+        if not all(self._at_hand(chunk, partial, memory) for chunk in chunks):
+            return None
+        result = bytearray()
+        for chunk in chunks:
+            start = max(offset, chunk.file_offset) - chunk.file_offset
+            stop = min(offset + size, chunk.file_offset + chunk.size) - chunk.file_offset
+            kept = memory.get((chunk.node, chunk.ordinal))
+            if chunk.member < 0:
+                result += bytes(stop - start)
+            elif kept is not None:
+                result += kept[start:stop]
+            else:
+                assert partial is not None
+                with partial.borrow() as fd:
+                    if fd is None:
+                        return None
+                    result += await pread(fd, chunk.file_offset + start, stop - start)
+        return result
+
+    @staticmethod
+    def _at_hand(chunk: Chunk, partial: PartialFile | None, memory: dict[ChunkKey, bytes]) -> bool:
+        return (
+            chunk.member < 0
+            or (chunk.node, chunk.ordinal) in memory
+            or (partial is not None and partial.present(chunk.ordinal))
+        )
+
+    async def _fetch(
+        self, identity: FileIdentity, chunks: Sequence[Chunk], memory: dict[ChunkKey, bytes]
+    ) -> None:
+        """Wait for the members that hold the chunks, starting those that nobody fetches yet."""
+        partial = self._store.partial(self.domain, identity) if len(identity.chunks) > 1 else None
+        missing = [chunk for chunk in chunks if not self._at_hand(chunk, partial, memory)]
+        flights: list[Flight] = []
+        for member in sorted({chunk.member for chunk in missing}):
+            flight = self._flights.find(self, member)
+            flights.append(flight or self._flights.start(self, self._window(member), Priority.DEMAND)[0])
+        self._look_ahead(identity, chunks, partial)
+        started = trio.current_time()
+        try:
+            for flight in flights:
+                try:
+                    await flight.wait(Priority.DEMAND)
+                except SnapshotterError:
+                    # A bulk stream that was joined may end for reasons of its own: the next attempt fetches by itself.
+                    if flight.transfer.priority is Priority.DEMAND:
+                        raise
+                memory.update(flight.memory)
+        finally:
+            self._counters.reads_waited += 1
+            self._counters.read_wait_s += trio.current_time() - started
+
+    def _window(self, member: int) -> list[int]:
+        """`member` and the neighbours behind it that are missing too, as far as the demand window reaches.
+
+        Files of a package lie side by side and are read together: a few more of them cost less than a round trip each.
+        """
+        run = [member]
+        limit = self.index.member(member).blob_offset + self._demand_window
+        for following in range(member + 1, self.index.member_count):
+            if self.index.member(following).blob_end > limit:
+                break
+            if self._flights.find(self, following) is not None or self.member_stored(following):
+                break
+            run.append(following)
+        return run
+
+    def _look_ahead(self, identity: FileIdentity, chunks: Sequence[Chunk], partial: PartialFile | None) -> None:
+        """A file that is read in order gets its next chunk fetched before it is asked for."""
+        first, last = chunks[0], chunks[-1]
+        following = last.ordinal + 1
+        if following >= len(identity.chunks) or (
+            first.ordinal > 0 and (partial is None or not partial.present(first.ordinal - 1))
+        ):
+            return
+        (chunk, *_) = self.index.chunks(last.node, identity.chunks[following][0], 1)
+        if self._at_hand(chunk, partial, {}) or self._flights.find(self, chunk.member) is not None:
+            return
+        self._flights.start(self, [chunk.member], Priority.PREFETCH)
+
+    def present(self) -> int:
+        """Bytes of this layer's files that are on the node. Blocking, a look at every file: for worker threads."""
+        here = 0
+        for digest, size, node in self.index.digests():
+            if self._store.has(self.domain, digest, size):
+                here += size
+            elif self.index.chunk_count(node) > 1:
+                partial = self._store.partial(self.domain, self.index.identity(node))
+                if partial is not None:
+                    here += sum(chunk.size for chunk in self.index.chunks(node, 0, size) if partial.present(chunk.ordinal))
+        return here
+
+    def member_stored(self, member: int) -> bool:
+        """Whether every chunk of a member is on the node, verified."""
+        return all(self.chunk_stored(chunk) for chunk in self.index.member_chunks(member))
+
+    def chunk_stored(self, chunk: Chunk) -> bool:
+        """Whether a chunk is on the node, verified."""
+        size = self.index.attributes(chunk.node).size
+        if self._store.has(self.domain, self.index.digest(chunk.node), size):
+            return True
+        if chunk.size == size:
+            return False
+        partial = self._store.partial(self.domain, self._identity(chunk.node))
+        return partial is not None and partial.present(chunk.ordinal)
+
+
+async def pread(fd: int, offset: int, size: int) -> bytearray:
+    """Exactly `size` bytes of a file, at once if they are in the page cache, else from a worker thread.
+
+    Raises StoreError if the disk fails or the file is shorter.
+    """
+    buffer = bytearray(size)
+    try:
+        done = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+    except (BlockingIOError, NotImplementedError):
+        done = 0
+    except OSError:  # RWF_NOWAIT needs kernel 4.14 and a file system that knows it
+        done = 0
+    if done < size:
+        await trio.to_thread.run_sync(_read_rest, fd, buffer, offset, done)
+    return buffer
+
+
+def _read_rest(fd: int, buffer: bytearray, offset: int, done: int) -> None:
+    view = memoryview(buffer)
+    try:
+        os.posix_fadvise(fd, offset + done, READ_AHEAD, os.POSIX_FADV_WILLNEED)
+        while done < len(buffer):
+            count = os.preadv(fd, [view[done:]], offset + done)
+            if not count:
+                raise StoreError("a file of the cache is shorter than its size; run `snapshotter cache verify`")
+            done += count
+    except OSError as error:
+        raise StoreError(f"reading a file of the cache failed: {error.strerror}; look at the node's disk") from error

@@ -1,0 +1,114 @@
+"""Manifests: fetched once for an image, verified, and kept on disk as they came."""
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from snapshotter.errors import FormatError, NotLazy, Reason
+from snapshotter.format.digest import Digest, parse_digest
+from snapshotter.registry.client import Registry
+from snapshotter.registry.manifest import ImageIndex, ImageManifest, Manifest, choose_platform, parse_manifest
+from snapshotter.registry.platform import host_platform
+from snapshotter.registry.reference import Reference
+
+log = logging.getLogger(__name__)
+
+INDEX_DEPTH = 3
+"""Indexes within indexes that are followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A verified manifest."""
+
+    manifest: ImageManifest
+    digest: Digest
+
+
+class ManifestStore:
+    """Used on the trio thread."""
+
+    def __init__(self, registry: Registry, directory: Path) -> None:
+        self._registry = registry
+        self._directory = directory
+
+    async def containing(self, reference: Reference, digest: Digest | None, layer: Digest) -> Found:
+        """The manifest that `digest` names; without one, the manifest behind the reference that has `layer`.
+
+        Raises:
+            NotLazy: `digest` names an index, or no manifest behind the reference has the layer.
+            RegistryError, FormatError: it cannot be had, or is not a manifest.
+        """
+        if digest is not None:
+            kept = await trio.to_thread.run_sync(self._load, digest)
+            answer = kept or await self._registry.manifest(reference, digest)
+            manifest = parse_manifest(answer.raw, answer.media_type)
+            if isinstance(manifest, ImageIndex):
+                raise NotLazy(Reason.BAD_LABELS, f"the label's manifest digest {digest} names an index of manifests")
+            if kept is None:
+                await trio.to_thread.run_sync(self._keep, answer)
+            return Found(manifest, digest)
+        answer = await self._registry.manifest(reference)
+        found = await self._search(reference, answer, layer, INDEX_DEPTH)
+        if found is None:
+            raise NotLazy(Reason.NOT_IN_MANIFEST, f"no manifest of {reference} has layer {layer}")
+        return found
+
+    async def _search(self, reference: Reference, answer: Manifest, layer: Digest, depth: int) -> Found | None:
+        manifest = parse_manifest(answer.raw, answer.media_type)
+        if isinstance(manifest, ImageManifest):
+            if all(descriptor.digest != layer for descriptor in manifest.layers):
+                return None
+            await trio.to_thread.run_sync(self._keep, answer)
+            return Found(manifest, parse_digest(answer.digest))
+        if not depth:
+            return None
+        for descriptor in _host_first(manifest):
+            inner = await self._registry.manifest(reference, descriptor)
+            found = await self._search(reference, inner, layer, depth - 1)
+            if found is not None:
+                return found
+        return None
+
+    def drop_unnamed(self, named: set[str]) -> None:
+        """Remove the manifests that no layer's source names any more."""
+        for path in self._directory.iterdir():
+            if f"sha256:{path.name.partition('.')[0]}" not in named:
+                path.unlink(missing_ok=True)
+
+    def _path(self, digest: str) -> Path:
+        return self._directory / f"{digest.removeprefix('sha256:')}.json"
+
+    def _load(self, digest: Digest) -> Manifest | None:
+        try:
+            raw = self._path(digest).read_bytes()
+        except FileNotFoundError:
+            return None
+        if f"sha256:{hashlib.sha256(raw).hexdigest()}" != digest:
+            log.warning("the kept manifest %s is damaged; it is fetched again", digest)
+            return None
+        return Manifest(raw, "", digest)
+
+    def _keep(self, answer: Manifest) -> None:
+        path = self._path(answer.digest)
+        aside = path.with_name(f"{path.name}.new")
+        try:
+            with open(aside, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
+                file.write(answer.raw)
+            os.replace(aside, path)
+        except OSError as error:
+            log.warning("the manifest %s cannot be kept: %s", answer.digest, error)
+
+
+def _host_first(index: ImageIndex) -> list[str]:
+    """Digests of an index's manifests, the one for this machine first."""
+    digests = [descriptor.digest for descriptor in index.manifests]
+    try:
+        best = choose_platform(index, host_platform(os.uname().machine)).digest
+    except FormatError:
+        return digests
+    return [best, *(digest for digest in digests if digest != best)]

@@ -1,0 +1,208 @@
+"""From a layer's descriptor in a verified manifest to its TOC and index on disk: one tail request, one worker job."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from snapshotter.errors import (
+    BlobMissing,
+    FormatError,
+    NotLazy,
+    RangeUnsupported,
+    Reason,
+    RegistryDenied,
+    RegistryError,
+    RegistryUnreachable,
+    StoreError,
+)
+from snapshotter.format.digest import Digest
+from snapshotter.format.footer import (
+    Flavor,
+    Footer,
+    first_tail_size,
+    footer_from_annotations,
+    parse_footer,
+    toc_anchor,
+)
+from snapshotter.format.limits import TOC_COMPRESSED
+from snapshotter.layer.toc_pool import TocPool
+from snapshotter.layer.toc_worker import Done, Job
+from snapshotter.registry.client import Registry
+from snapshotter.registry.manifest import Descriptor, parse_manifest
+from snapshotter.registry.reference import Reference
+
+log = logging.getLogger(__name__)
+
+TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
+DATA_LAYER = "containerd.io/snapshot/stargz/layer.digest"
+EXTERNAL_SUFFIX = "-esgztoc"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A layer whose TOC was verified and whose index is on disk."""
+
+    footer: Footer
+    done: Done
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """What a TOC is checked against; both empty only where the admin allows layers without an anchor."""
+
+    toc_digest: str | None
+    section_digest: str | None
+
+
+def anchor_of(descriptor: Descriptor, label: Digest | None, *, allow_unverified: bool) -> Anchor:
+    """The trust anchor of a layer: its manifest's annotations, and the label where the manifest has none.
+
+    Raises NotLazy if there is none, or if label and manifest disagree (design: labels are the image author's words).
+    """
+    annotated = descriptor.annotations.get(TOC_DIGEST)
+    checksum = toc_anchor(descriptor.annotations)
+    if annotated is not None and label is not None and annotated != label:
+        raise NotLazy(
+            Reason.TOC_MISMATCH,
+            f"the label of layer {descriptor.digest} names TOC {label}, its manifest names {annotated}",
+        )
+    toc_digest = annotated or label
+    if toc_digest is None and checksum is None and not allow_unverified:
+        raise NotLazy(
+            Reason.NO_ANCHOR,
+            f"layer {descriptor.digest} has no annotation {TOC_DIGEST}: its TOC cannot be verified; "
+            "convert the image (snapshotter image convert), or set lazy.allow_unverified",
+        )
+    return Anchor(toc_digest, checksum)
+
+
+class Opener:
+    """Fetches and checks TOCs. Used on the trio thread."""
+
+    def __init__(
+        self, registry: Registry, pool: TocPool, root: Path, count_bytes: Callable[[int], None]
+    ) -> None:
+        self._registry = registry
+        self._pool = pool
+        self._root = root
+        self._count_bytes = count_bytes
+
+    async def open(
+        self, reference: Reference, descriptor: Descriptor, anchor: Anchor, *, allow_unverified: bool
+    ) -> Opened:
+        """Fetch footer and TOC of a layer, verify, and build its index.
+
+        Raises NotLazy with the reason; nothing of a failed attempt stays on disk.
+        """
+        with lazy_reasons(descriptor.digest), self._scratch() as section:
+            footer = footer_from_annotations(descriptor.annotations, descriptor.size)
+            if footer is not None:
+                await self._save(reference, descriptor, footer.toc_offset, footer.toc_end, section, b"")
+            else:
+                footer = await self._footer_and_section(reference, descriptor, section)
+            job = Job(
+                section=str(section),
+                flavor=footer.flavor,
+                codec=footer.codec,
+                toc_offset=footer.toc_offset,
+                toc_end=footer.toc_end,
+                toc_raw_size=footer.toc_raw_size,
+                payload_end=footer.payload_end,
+                blob_size=descriptor.size,
+                layer_digest=descriptor.digest,
+                toc_digest=anchor.toc_digest,
+                section_digest=anchor.section_digest,
+                allow_unverified=allow_unverified,
+                toc_directory=str(self._root / "tocs"),
+                index_directory=str(self._root / "index"),
+            )
+            return Opened(footer, await self._pool.run(job))
+
+    async def _footer_and_section(self, reference: Reference, descriptor: Descriptor, section: Path) -> Footer:
+        blob = self._registry.blob(reference, descriptor.digest, descriptor.size)
+        tail_size = first_tail_size(descriptor.size)
+        tail_start = descriptor.size - tail_size
+        tail = await blob.read_range(tail_start, tail_size)
+        self._count_bytes(len(tail))
+        footer = parse_footer(tail, descriptor.size)
+        if footer.flavor is Flavor.EXTERNAL:
+            await self._external_section(reference, descriptor, section)
+            return footer
+        have = tail[max(footer.toc_offset - tail_start, 0) : footer.toc_end - tail_start]
+        await self._save(reference, descriptor, footer.toc_offset, footer.toc_end - len(have), section, have)
+        return footer
+
+    async def _external_section(self, reference: Reference, descriptor: Descriptor, section: Path) -> None:
+        """The TOC of an `estargz-external-toc` layer: a layer of its own in the image `<reference>-esgztoc`."""
+        if reference.tag is None:
+            raise NotLazy(
+                Reason.NOT_LAZY_FORMAT,
+                f"layer {descriptor.digest} keeps its TOC in another image, which is found by tag; {reference} has none",
+            )
+        tocs = Reference(reference.host, reference.repository, reference.tag + EXTERNAL_SUFFIX, None)
+        answer = await self._registry.manifest(tocs)
+        manifest = parse_manifest(answer.raw, answer.media_type)
+        for layer in getattr(manifest, "layers", ()):
+            if layer.annotations.get(DATA_LAYER) == descriptor.digest:
+                await self._save(tocs, layer, 0, layer.size, section, b"")
+                return
+        raise NotLazy(Reason.NOT_LAZY_FORMAT, f"image {tocs} has no TOC for layer {descriptor.digest}")
+
+    async def _save(
+        self, reference: Reference, descriptor: Descriptor, start: int, end: int, section: Path, rest: bytes
+    ) -> None:
+        """Write blob bytes [start, end) and then `rest` to a file, without holding them in memory."""
+        if end - start + len(rest) > TOC_COMPRESSED:
+            raise NotLazy(
+                Reason.LIMIT,
+                f"the TOC of layer {descriptor.digest} has {end - start + len(rest)} compressed bytes; "
+                f"the limit is {TOC_COMPRESSED}",
+            )
+        with open(section, "wb") as file:
+            if end > start:
+                blob = self._registry.blob(reference, descriptor.digest, descriptor.size)
+                async with blob.open_range(start, end - start) as body:
+                    async for piece in body:
+                        self._count_bytes(len(piece))
+                        file.write(piece)
+            file.write(rest)
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        descriptor, name = tempfile.mkstemp(prefix="section-", dir=self._root / "tocs")
+        os.close(descriptor)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def lazy_reasons(subject: str) -> Iterator[None]:
+    """Turn what can go wrong while a layer is opened into NotLazy with its reason."""
+    try:
+        yield
+    except NotLazy:
+        raise
+    except FormatError as error:
+        raise NotLazy(Reason.NOT_LAZY_FORMAT, f"layer {subject}: {error}") from error
+    except RegistryDenied as error:
+        raise NotLazy(Reason.REGISTRY_DENIED, f"layer {subject}: {error}") from error
+    except BlobMissing as error:
+        raise NotLazy(Reason.BLOB_MISSING, f"layer {subject}: {error}") from error
+    except RangeUnsupported as error:
+        raise NotLazy(Reason.NO_RANGES, f"layer {subject}: {error}") from error
+    except RegistryUnreachable as error:
+        raise NotLazy(Reason.UNREACHABLE, f"layer {subject}: {error}") from error
+    except RegistryError as error:
+        raise NotLazy(Reason.REGISTRY_FAULT, f"layer {subject}: {error}") from error
+    except trio.TooSlowError as error:
+        raise NotLazy(Reason.TIMEOUT, f"layer {subject}: opening it took longer than lazy.resolve_timeout_s") from error
+    except (StoreError, OSError) as error:
+        raise NotLazy(Reason.DISK, f"layer {subject}: the node's disk failed: {error}") from error

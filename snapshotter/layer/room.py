@@ -1,0 +1,79 @@
+"""The layer room put together: what the daemon starts, and what a plane is given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from snapshotter.config import Config
+from snapshotter.layer.counters import Counters
+from snapshotter.layer.courier import Courier
+from snapshotter.layer.fill import Fill
+from snapshotter.layer.flights import Flights
+from snapshotter.layer.housekeeping import Housekeeping
+from snapshotter.layer.images import Images
+from snapshotter.layer.manifests import ManifestStore
+from snapshotter.layer.opening import Opener
+from snapshotter.layer.outage import parse_outage
+from snapshotter.layer.priority import Gates, Priority
+from snapshotter.layer.shelf import Shelf
+from snapshotter.layer.toc_pool import TocPool
+from snapshotter.registry.client import Registry
+from snapshotter.store.objects import ObjectStore
+from snapshotter.store.state import State
+
+TOC_JOB_TIMEOUT_S = 120.0
+DIRECTORIES = ("tocs", "index", "manifests")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRoom:
+    """The parts that others talk to."""
+
+    shelf: Shelf
+    images: Images
+    fill: Fill
+    housekeeping: Housekeeping
+    pool: TocPool
+    counters: Counters
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Bring back every recorded layer from disk, then begin what runs in the background. Needs no network."""
+        await self.shelf.restore()
+        nursery.start_soon(self.pool.warm)
+        nursery.start_soon(self.fill.run)
+        nursery.start_soon(self.housekeeping.run)
+        for layer in self.shelf.all():
+            self.fill.begin(layer)
+
+
+def assemble(
+    nursery: trio.Nursery, config: Config, root: Path, state: State, store: ObjectStore, registry: Registry
+) -> LayerRoom:
+    """Join the parts; starts nothing. `nursery` is where fetches run, and must outlive every reader."""
+    for name in DIRECTORIES:
+        (root / name).mkdir(mode=0o700, exist_ok=True)
+    for left_over in (root / "tocs").glob("section-*"):
+        left_over.unlink(missing_ok=True)
+    counters = Counters()
+
+    def count_opening(size: int) -> None:
+        counters.fetched[Priority.DEMAND] += size
+
+    courier = Courier(store, Gates(config.fetch.connections_per_host), counters, config.fetch.background_bandwidth)
+    flights = Flights(nursery, courier, counters, parse_outage(config.fetch.on_outage))
+    pool = TocPool(nursery, TOC_JOB_TIMEOUT_S)
+    shelf = Shelf(root, state, store, registry, flights, pool, counters, config.fetch.demand_window)
+
+    async def note_progress(number: int, complete: bool) -> None:
+        shelf.note_progress(number, complete)
+        await trio.to_thread.run_sync(
+            lambda: state.set_progress(number, prefetched=True, complete=True if complete else None)
+        )
+
+    fill = Fill(nursery, courier, flights, counters, config.fetch, note_progress)
+    manifests = ManifestStore(registry, root / "manifests")
+    opener = Opener(registry, pool, root, count_opening)
+    images = Images(nursery, manifests, opener, shelf, fill, state, config.lazy, config.cache.share)
+    housekeeping = Housekeeping(store, shelf, manifests, state, config.cache, counters)
+    return LayerRoom(shelf, images, fill, housekeeping, pool, counters)

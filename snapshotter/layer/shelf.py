@@ -1,0 +1,221 @@
+"""The layers that are attached on this node, by number; brought back at start without any network.
+
+A layer's files on disk are named by what they hold, so one TOC and one index serve every record that names them, and
+go when the last such record goes.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from snapshotter.errors import ConfigError, FormatError, NotFound, NotLazy, StoreError
+from snapshotter.format.index import INDEX_REVISION, Index
+from snapshotter.layer.counters import Counters
+from snapshotter.layer.flights import Flights
+from snapshotter.layer.layer import Layer
+from snapshotter.layer.request import AttachedLayer
+from snapshotter.layer.toc_pool import TocPool
+from snapshotter.layer.toc_worker import Job, index_path, toc_path
+from snapshotter.registry.blob import Blob
+from snapshotter.registry.client import Registry
+from snapshotter.registry.reference import parse_reference
+from snapshotter.store.objects import ObjectStore
+from snapshotter.store.state import LayerRecord, LayerSource, State
+
+log = logging.getLogger(__name__)
+
+
+class Shelf:
+    """Attached layers. Changed on the trio thread only; `get` is what every FUSE request begins with."""
+
+    def __init__(
+        self,
+        root: Path,
+        state: State,
+        store: ObjectStore,
+        registry: Registry,
+        flights: Flights,
+        pool: TocPool,
+        counters: Counters,
+        demand_window: int,
+    ) -> None:
+        self._root = root
+        self._state = state
+        self._store = store
+        self._registry = registry
+        self._pool = pool
+        self._make = partial(
+            Layer, store=store, flights=flights, counters=counters, siblings=self, demand_window=demand_window
+        )
+        self._layers: dict[int, Layer] = {}
+        self._broken: dict[int, str] = {}
+
+    def get(self, number: int) -> Layer | None:
+        """The layer with that number, or None."""
+        return self._layers.get(number)
+
+    def all(self) -> tuple[Layer, ...]:
+        """Every attached layer."""
+        return tuple(self._layers.values())
+
+    def broken(self) -> dict[int, str]:
+        """Layers that could not be brought back, and why."""
+        return dict(self._broken)
+
+    def describe(self, number: int) -> AttachedLayer:
+        """What the service tells containerd of a layer. Raises NotFound, StoreError."""
+        layer = self._layers.get(number)
+        if layer is None:
+            if number in self._broken:
+                raise StoreError(f"layer {number}: {self._broken[number]}; remove its image and pull it again")
+            raise NotFound(f"layer {number} is not attached on this node")
+        index = layer.index
+        root = index.attributes(0)
+        return AttachedLayer(
+            number=number,
+            layer_digest=layer.record.layer_digest,
+            toc_digest=layer.record.toc_digest,
+            size=index.content_size,
+            inodes=index.inode_count,
+            root_uid=root.uid,
+            root_gid=root.gid,
+            root_mode=root.mode & 0o7777,
+        )
+
+    async def restore(self) -> None:
+        """Attach every recorded layer from disk; what fails is logged and kept as broken, the others go on."""
+        records = await trio.to_thread.run_sync(self._state.layers)
+        for record in records:
+            try:
+                await self._restore(record)
+            except (NotLazy, FormatError, StoreError, OSError) as error:
+                self._broken[record.number] = str(error)
+                log.error("layer %s cannot be brought back: %s", record.layer_digest, error)
+
+    async def _restore(self, record: LayerRecord) -> None:
+        path = self.index_path(record)
+        try:
+            index = Index.open(path)
+        except (FormatError, OSError) as error:
+            log.warning("layer %s: its index is built again: %s", record.layer_digest, error)
+            await self._rebuild(record)
+            index = Index.open(path)
+        sources = await trio.to_thread.run_sync(self._state.sources, record.number)
+        self._layers[record.number] = self._make(record, index, self._blobs(record, sources))
+
+    async def _rebuild(self, record: LayerRecord) -> None:
+        """Build an index anew from the kept TOC. Only with the same revision: inode numbers depend on it."""
+        if record.index_revision != INDEX_REVISION:
+            raise StoreError(f"its index has revision {record.index_revision}, this version writes {INDEX_REVISION}")
+        await self._pool.run(
+            Job(
+                section=str(toc_path(self._root / "tocs", record.toc_digest)),
+                flavor="",
+                codec=record.codec,
+                toc_offset=record.toc_offset,
+                toc_end=record.toc_end,
+                toc_raw_size=None,
+                payload_end=record.payload_end,
+                blob_size=record.blob_size,
+                layer_digest=record.layer_digest,
+                toc_digest=record.toc_digest,
+                section_digest=None,
+                allow_unverified=not record.verified,
+                toc_directory=str(self._root / "tocs"),
+                index_directory=str(self._root / "index"),
+            )
+        )
+
+    def index_path(self, record: LayerRecord) -> Path:
+        """Where a record's index lies."""
+        return index_path(self._root / "index", record.toc_digest, record.layer_digest, record.index_revision)
+
+    async def attach(self, record: LayerRecord, source: LayerSource) -> Layer:
+        """Attach a recorded layer whose index is on disk, or give an attached one another source.
+
+        Raises FormatError, OSError.
+        """
+        layer = self._layers.get(record.number)
+        if layer is None:
+            layer = self._make(record, Index.open(self.index_path(record)), self._blobs(record, [source]))
+            self._layers[record.number] = layer
+            self._broken.pop(record.number, None)
+        else:
+            layer.add_sources(self._blobs(record, [source]))
+        return layer
+
+    def _blobs(self, record: LayerRecord, sources: Iterable[LayerSource]) -> list[Blob]:
+        blobs = []
+        for source in sources:
+            try:
+                reference = parse_reference(source.reference)
+            except ConfigError as error:
+                log.warning("layer %s: a recorded source cannot be used: %s", record.layer_digest, error)
+                continue
+            blobs.append(self._registry.blob(reference, record.layer_digest, record.blob_size))
+        return blobs
+
+    def note_progress(self, number: int, complete: bool) -> None:
+        """A layer's prefetch, or the whole layer, is on the node."""
+        layer = self._layers.get(number)
+        if layer is not None:
+            layer.record = replace(layer.record, prefetched=True, complete=complete or layer.record.complete)
+
+    def naming(self, layer: Layer, digest: bytes, size: int) -> Iterator[tuple[Layer, int]]:
+        """Other layers of the same domain that name this content, with their node of it."""
+        for other in tuple(self._layers.values()):
+            if other is layer or other.domain != layer.domain:
+                continue
+            node = other.index.find(digest)
+            if node is not None and other.index.attributes(node).size == size:
+                yield other, node
+
+    def by_last_use(self, in_use: dict[int, bool]) -> list[Layer]:
+        """Layers, those first that may lose their content first: not active before active, long unused before used."""
+        return sorted(
+            self._layers.values(),
+            key=lambda layer: (in_use.get(layer.number, False), layer.record.last_used_ns),
+        )
+
+    def touch(self, numbers: Iterable[int]) -> int:
+        """Note a use of layers now; returns the Unix time in ns that was noted."""
+        now_ns = time.time_ns()
+        for number in numbers:
+            layer = self._layers.get(number)
+            if layer is not None:
+                layer.record = replace(layer.record, last_used_ns=now_ns)
+        return now_ns
+
+    async def release(self, number: int, *, drop_content: bool) -> None:
+        """Forget a layer: its record, its files and, if wanted, the content that no other layer names."""
+        layer = self._layers.pop(number, None)
+        self._broken.pop(number, None)
+        try:
+            record = await trio.to_thread.run_sync(self._state.layer, number)
+        except NotFound:
+            return
+        if layer is not None:
+            layer.released = True
+            if drop_content:
+                others = [other.index for other in self._layers.values() if other.domain == layer.domain]
+                await trio.to_thread.run_sync(self._drop_content, layer, others)
+        await trio.to_thread.run_sync(self._state.forget_layer, number)
+        await trio.to_thread.run_sync(self._drop_files, record)
+
+    def _drop_content(self, layer: Layer, others: list[Index]) -> None:
+        for digest, _, _ in layer.index.digests():
+            if not any(other.find(digest) is not None for other in others):
+                self._store.remove(layer.domain, digest)
+
+    def _drop_files(self, record: LayerRecord) -> None:
+        left = self._state.layers()
+        if not any(other.toc_digest == record.toc_digest for other in left):
+            toc_path(self._root / "tocs", record.toc_digest).unlink(missing_ok=True)
+        path = self.index_path(record)
+        if not any(self.index_path(other) == path for other in left):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,94 @@
+"""Worker processes for TOCs: started by exec, never forked, so that no descriptor of the FUSE connection leaks."""
+
+import logging
+import subprocess
+import sys
+
+import msgspec
+import trio
+
+from snapshotter.errors import NotLazy, Reason
+from snapshotter.layer.toc_worker import Done, Job
+
+log = logging.getLogger(__name__)
+
+WORKERS = 2
+ANSWER_MAX = 64 << 10
+
+
+class TocPool:
+    """At most `WORKERS` processes; one idle one is kept, since starting an interpreter takes a tenth of a second."""
+
+    def __init__(self, nursery: trio.Nursery, job_timeout_s: float) -> None:
+        self._nursery = nursery
+        self._timeout_s = job_timeout_s
+        self._slots = trio.CapacityLimiter(WORKERS)
+        self._idle: list[trio.Process] = []
+
+    async def warm(self) -> None:
+        """Have a worker ready before the first pull."""
+        self._idle.append(await self._start())
+
+    async def run(self, job: Job) -> Done:
+        """Have a job done. Raises NotLazy with the worker's reason."""
+        async with self._slots:
+            worker = self._idle.pop() if self._idle else await self._start()
+            line = b""
+            try:
+                with trio.move_on_after(self._timeout_s):
+                    line = await self._ask(worker, msgspec.json.encode(job) + b"\n")
+            finally:
+                if not line:
+                    self._stop(worker)
+            if not line:
+                raise NotLazy(
+                    Reason.TOC_INVALID,
+                    f"reading the TOC of layer {job.layer_digest} took more than {self._timeout_s:.0f} s or its "
+                    "worker died (out of memory?)",
+                )
+            done = msgspec.json.decode(line, type=Done)
+            if done.heavy or self._idle:
+                self._stop(worker)
+            else:
+                self._idle.append(worker)
+        if done.reason:
+            raise NotLazy(Reason(done.reason), done.message)
+        return done
+
+    def close(self) -> None:
+        """End the idle workers."""
+        while self._idle:
+            self._stop(self._idle.pop())
+
+    async def _start(self) -> trio.Process:
+        return await trio.lowlevel.open_process(
+            [sys.executable, "-m", "snapshotter.layer.toc_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    async def _ask(self, worker: trio.Process, line: bytes) -> bytes:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        try:
+            await worker.stdin.send_all(line)
+            answer = b""
+            while not answer.endswith(b"\n") and len(answer) < ANSWER_MAX:
+                part = await worker.stdout.receive_some(ANSWER_MAX)
+                if not part:
+                    return b""
+                answer += part
+        except trio.BrokenResourceError:
+            return b""
+        return answer
+
+    def _stop(self, worker: trio.Process) -> None:
+        worker.kill()
+        self._nursery.start_soon(self._reap, worker)
+
+    @staticmethod
+    async def _reap(worker: trio.Process) -> None:
+        await worker.wait()
+        for stream in (worker.stdin, worker.stdout):
+            if stream is not None:
+                await stream.aclose()

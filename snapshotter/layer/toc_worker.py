@@ -1,0 +1,172 @@
+"""The worker process that turns a TOC section into the files that the daemon maps.
+
+Decoding the JSON of a large TOC holds the GIL for longer than a FUSE request may wait, so the daemon never does it:
+it starts this module with an interpreter of its own and talks JSON lines over its standard streams.
+
+A job names the file with the compressed TOC section as it came from the blob, the trust anchors and where the results
+go. The worker inflates, verifies, checks and writes; it answers with a summary, or with a reason and a sentence.
+"""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+import zstandard
+
+from snapshotter.errors import FormatError, NotLazy, Reason, SnapshotterError
+from snapshotter.format.digest import parse_digest
+from snapshotter.format.footer import Codec, Flavor, Footer, toc_json
+from snapshotter.format.index import INDEX_REVISION, BuildOptions, Index, build_index
+from snapshotter.format.limits import TOC_RAW
+
+HEAVY_JSON = 8 << 20
+"""After a TOC larger than this (bytes of JSON) the worker ends, and gives its memory back."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One TOC to turn into an index. Paths are absolute; digests are `sha256:<hex>`; sizes and offsets are bytes.
+
+    `section` is the compressed TOC section as it lies in the blob, or for a rebuild (`flavor` empty) the kept TOC.
+    """
+
+    section: str
+    flavor: str
+    codec: str
+    toc_offset: int
+    toc_end: int
+    toc_raw_size: int | None
+    payload_end: int
+    blob_size: int
+    layer_digest: str
+    toc_digest: str | None
+    section_digest: str | None
+    allow_unverified: bool
+    toc_directory: str
+    index_directory: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What came of a job: `reason` is empty if it worked, else a `Reason`, and `message` the sentence."""
+
+    toc_digest: str = ""
+    verified: bool = True
+    index: str = ""
+    reason: str = ""
+    message: str = ""
+    heavy: bool = False
+
+
+def toc_path(directory: Path, toc_digest: str) -> Path:
+    """Where the TOC with that digest is kept: its JSON as it came, compressed."""
+    return directory / f"{toc_digest.removeprefix('sha256:')}.json.zst"
+
+
+def index_path(directory: Path, toc_digest: str, layer_digest: str, revision: int) -> Path:
+    """Where the index of a TOC is kept.
+
+    The layer is part of the name: offsets were checked against its blob, and another blob may carry the same TOC.
+    """
+    toc, layer = toc_digest.removeprefix("sha256:"), layer_digest.removeprefix("sha256:")
+    return directory / f"{toc}-{layer[:16]}.{revision}.idx"
+
+
+def run_job(job: Job) -> Done:
+    """Do one job; both files are in place, durably, when it returns. Raises SnapshotterError, OSError."""
+    plain = _plain_json(job)
+    toc_digest = f"sha256:{hashlib.sha256(plain).hexdigest()}"
+    if job.toc_digest is not None and toc_digest != job.toc_digest:
+        raise NotLazy(
+            Reason.TOC_MISMATCH,
+            f"the TOC of layer {job.layer_digest} has digest {toc_digest}, its image promises {job.toc_digest}: "
+            "the image is damaged or was tampered with; convert and push it again",
+        )
+    options = BuildOptions(
+        codec=Codec(job.codec),
+        blob_size=job.blob_size,
+        payload_end=job.payload_end,
+        layer_digest=parse_digest(job.layer_digest),
+        allow_unverified=job.allow_unverified,
+    )
+    built = build_index(plain, options)
+    if job.flavor:
+        kept = toc_path(Path(job.toc_directory), toc_digest)
+        _publish(kept, zstandard.ZstdCompressor(level=3).compress(plain))
+    path = index_path(Path(job.index_directory), toc_digest, job.layer_digest, INDEX_REVISION)
+    _publish(path, built)
+    index = Index.open(path)
+    verified = index.verified
+    index.close()
+    return Done(toc_digest=toc_digest, verified=verified, index=str(path), heavy=len(plain) > HEAVY_JSON)
+
+
+def _plain_json(job: Job) -> bytes:
+    section = Path(job.section).read_bytes()
+    if not job.flavor:
+        with zstandard.ZstdDecompressor().stream_reader(section) as reader:
+            return reader.read(TOC_RAW + 1)
+    if job.section_digest is not None and f"sha256:{hashlib.sha256(section).hexdigest()}" != job.section_digest:
+        raise NotLazy(
+            Reason.TOC_MISMATCH,
+            f"the compressed TOC of layer {job.layer_digest} does not have the checksum {job.section_digest} "
+            "that its manifest promises: the image is damaged or was tampered with; push it again",
+        )
+    footer = Footer(
+        flavor=Flavor(job.flavor),
+        codec=Codec(job.codec),
+        toc_offset=job.toc_offset,
+        toc_end=job.toc_end,
+        toc_raw_size=job.toc_raw_size,
+        payload_end=job.payload_end,
+    )
+    return toc_json(footer, section)
+
+
+def _publish(path: Path, data: bytes) -> None:
+    """Write a file so that its name stands for whole, durable content."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with open(aside, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def answer(line: bytes) -> Done:
+    """The answer to one line from the daemon; whatever goes wrong becomes a reason and a sentence."""
+    try:
+        return run_job(msgspec.json.decode(line, type=Job))
+    except NotLazy as error:
+        return Done(reason=error.reason, message=str(error))
+    except FormatError as error:
+        return Done(reason=Reason.TOC_INVALID, message=str(error))
+    except SnapshotterError as error:
+        return Done(reason=Reason.INTERNAL, message=str(error))
+    except OSError as error:
+        return Done(reason=Reason.DISK, message=f"keeping the TOC failed: {error}")
+    except MemoryError:
+        return Done(reason=Reason.LIMIT, message="the TOC needs more memory than the node gives", heavy=True)
+
+
+def main() -> None:
+    """Answer jobs, a line each, until the daemon closes the stream; a worker that grew large ends by itself."""
+    while line := sys.stdin.buffer.readline():
+        done = answer(line)
+        sys.stdout.buffer.write(msgspec.json.encode(done) + b"\n")
+        sys.stdout.buffer.flush()
+        if done.heavy:
+            break
+
+
+if __name__ == "__main__":
+    main()

@@ -5,8 +5,8 @@ left to the reader; a reader who wants what a stream is just bringing joins it, 
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -33,6 +33,12 @@ QUEUE_MAX = 4096
 RETRY_PAUSES_S = (5.0, 30.0, 120.0)
 
 
+class Progress(Protocol):
+    """Told when a layer's prefetch, or the whole layer, is on the node."""
+
+    async def __call__(self, number: int, *, complete: bool) -> None: ...
+
+
 class Fill:
     """Prefetch for each layer at once; background for one layer at a time, oldest first."""
 
@@ -43,7 +49,7 @@ class Fill:
         flights: Flights,
         counters: Counters,
         config: FetchConfig,
-        progress: Callable[[int, bool], Awaitable[None]],
+        progress: Progress,
     ) -> None:
         self._nursery = nursery
         self._courier = courier
@@ -108,7 +114,7 @@ class Fill:
             if layer.released:
                 return
             if whole:
-                await self._progress(layer.number, end == layer.index.payload_end)
+                await self._progress(layer.number, complete=end == layer.index.payload_end)
                 return
             if pause_s is None:
                 return

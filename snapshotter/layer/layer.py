@@ -109,7 +109,7 @@ class Layer:
             with found:
                 return await pread(found.fd, offset, size)
         try:
-            return await self._read_chunks(node, offset, size)
+            return await self.read_chunks(node, offset, size)
         except (IntegrityError, BlobMissing) as error:
             return await self._read_elsewhere(node, offset, size, error)
         except SnapshotterError:
@@ -121,13 +121,14 @@ class Layer:
         file_size = self.index.attributes(node).size
         for layer, other in self._siblings.naming(self, self.index.digest(node), file_size):
             try:
-                return await layer._read_chunks(other, offset, size)
+                return await layer.read_chunks(other, offset, size)
             except SnapshotterError:
                 continue
         self._counters.read_errors += 1
         raise error
 
-    async def _read_chunks(self, node: int, offset: int, size: int) -> bytes | bytearray:
+    async def read_chunks(self, node: int, offset: int, size: int) -> bytes | bytearray:
+        """A range inside a file, from this layer's own sources only. Raises as `read` does."""
         chunks = self.index.chunks(node, offset, size)
         identity = self._identity(node)
         memory: dict[ChunkKey, bytes] = {}
@@ -165,8 +166,7 @@ class Layer:
                 result += bytes(stop - start)
             elif kept is not None:
                 result += kept[start:stop]
-            else:
-                assert partial is not None
+            elif partial is not None:
                 with partial.borrow() as fd:
                     if fd is None:
                         return None

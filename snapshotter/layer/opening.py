@@ -164,14 +164,14 @@ class Opener:
                 f"the TOC of layer {descriptor.digest} has {end - start + len(rest)} compressed bytes; "
                 f"the limit is {TOC_COMPRESSED}",
             )
-        with open(section, "wb") as file:
+        async with await trio.open_file(section, "wb") as file:
             if end > start:
                 blob = self._registry.blob(reference, descriptor.digest, descriptor.size)
                 async with blob.open_range(start, end - start) as body:
                     async for piece in body:
                         self._count_bytes(len(piece))
-                        file.write(piece)
-            file.write(rest)
+                        await file.write(piece)
+            await file.write(rest)
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:

@@ -65,8 +65,8 @@ def assemble(
     pool = TocPool(nursery, TOC_JOB_TIMEOUT_S)
     shelf = Shelf(root, state, store, registry, flights, pool, counters, config.fetch.demand_window)
 
-    async def note_progress(number: int, complete: bool) -> None:
-        shelf.note_progress(number, complete)
+    async def note_progress(number: int, *, complete: bool) -> None:
+        shelf.note_progress(number, complete=complete)
         await trio.to_thread.run_sync(
             lambda: state.set_progress(number, prefetched=True, complete=True if complete else None)
         )

@@ -95,7 +95,7 @@ class Shelf:
                 await self._restore(record)
             except (NotLazy, FormatError, StoreError, OSError) as error:
                 self._broken[record.number] = str(error)
-                log.error("layer %s cannot be brought back: %s", record.layer_digest, error)
+                log.error("layer %s cannot be brought back: %s", record.layer_digest, error)  # noqa: TRY400 (expected)
 
     async def _restore(self, record: LayerRecord) -> None:
         path = self.index_path(record)
@@ -160,7 +160,7 @@ class Shelf:
             blobs.append(self._registry.blob(reference, record.layer_digest, record.blob_size))
         return blobs
 
-    def note_progress(self, number: int, complete: bool) -> None:
+    def note_progress(self, number: int, *, complete: bool) -> None:
         """A layer's prefetch, or the whole layer, is on the node."""
         layer = self._layers.get(number)
         if layer is not None:

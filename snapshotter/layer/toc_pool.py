@@ -68,13 +68,14 @@ class TocPool:
         )
 
     async def _ask(self, worker: trio.Process, line: bytes) -> bytes:
-        assert worker.stdin is not None
-        assert worker.stdout is not None
+        jobs, answers = worker.stdin, worker.stdout
+        if jobs is None or answers is None:
+            return b""
+        answer = b""
         try:
-            await worker.stdin.send_all(line)
-            answer = b""
+            await jobs.send_all(line)
             while not answer.endswith(b"\n") and len(answer) < ANSWER_MAX:
-                part = await worker.stdout.receive_some(ANSWER_MAX)
+                part = await answers.receive_some(ANSWER_MAX)
                 if not part:
                     return b""
                 answer += part

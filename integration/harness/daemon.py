@@ -1,0 +1,91 @@
+"""Our daemon as the harness runs it: a configuration file, a root and a run directory below one folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from integration.harness.containerd import CommandFailed
+from integration.harness.process import Process, accepts
+
+Table = Mapping[str, Mapping[str, object]]
+SNAPSHOTTER = (sys.executable, "-m", "snapshotter")
+
+
+class Daemon:
+    """`snapshotter serve` below `folder`; `settings` are tables of the configuration file."""
+
+    def __init__(self, folder: Path, settings: Table, *, plane: str = "auto") -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.root = folder / "root"
+        self.run_dir = folder.parent / "r"
+        self.address = self.run_dir / "snapshotter.sock"
+        self._config = folder / "config.toml"
+        self._config.write_text(_toml({"root": str(self.root), "run_dir": str(self.run_dir), "plane": plane}, settings))
+        # The docker configuration of whoever runs the tests must not decide anything.
+        self._env = {"DOCKER_CONFIG": str(folder / "docker"), "HOME": str(folder)}
+        self._process: Process | None = None
+
+    @property
+    def process(self) -> Process:
+        """The running daemon."""
+        if self._process is None:
+            message = "the snapshotter is not running"
+            raise RuntimeError(message)
+        return self._process
+
+    def start(self) -> None:
+        """Serve; returns when containerd could call it."""
+        argv = [*SNAPSHOTTER, "serve", "--config", str(self._config)]
+        self._process = Process("snapshotter", argv, self.folder / "log", self._env)
+        self._process.wait_until(lambda: accepts(str(self.address)))
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it with a signal."""
+        if self._process:
+            self._process.stop(number)
+            self._process = None
+
+    def log(self) -> str:
+        """Everything it said so far."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def command(self, *args: str) -> str:
+        """Run a `snapshotter` command against this daemon and return its standard output.
+
+        Raises:
+            CommandFailed: it ended with an error.
+        """
+        return snapshotter([*args, "--address", str(self.address)], self._env)
+
+    def json(self, *args: str) -> Any:
+        """The same with --json, parsed."""
+        return json.loads(self.command(*args, "--json"))
+
+
+def snapshotter(args: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+    """Run a `snapshotter` command that needs no daemon, such as `image convert`; return its standard output.
+
+    Raises:
+        CommandFailed: it ended with an error.
+    """
+    done = subprocess.run(
+        [*SNAPSHOTTER, *args], capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
+    )
+    if done.returncode:
+        message = f"snapshotter {' '.join(args)} ended with {done.returncode}: {done.stderr.strip()}"
+        raise CommandFailed(message)
+    return done.stdout
+
+
+def _toml(top: Mapping[str, object], tables: Table) -> str:
+    """TOML of strings, numbers, booleans and lists of them, which JSON writes alike."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"

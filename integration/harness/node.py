@@ -1,0 +1,230 @@
+"""One node as tests see it: a container runtime with a snapshotter, a registry behind a counted line, and its end.
+
+Tests speak to a node through this class only, so that the same bodies can run against a node of another kind.
+"""
+
+import hashlib
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+
+import grpc
+
+from integration.harness.containerd import Containerd, Ctr
+from integration.harness.cri import Container, Cri, Output, Sandbox
+from integration.harness.daemon import Daemon, Table
+from integration.harness.leftovers import MountPoint, detach_mounts, mounts_of
+from integration.harness.process import wait_for
+from integration.harness.registry import Registry
+from integration.harness.relay import Relay, Traffic
+from integration.harness.scratch import Scratch, scratch, undisturbed
+
+CRI_NAMESPACE = "k8s.io"
+LAZY = "estargz"
+# Another tool's command line pulls only through a plugin of this name; both names reach the same daemon.
+LAZY_ALIAS = "stargz"
+WHOLE = "overlayfs"
+PAUSE = "pause:1"
+COLLECTION_TIMEOUT_S = 30.0
+
+
+class Node:
+    """A node; made by `node()`, whose snapshotter for pods is `snapshotter`."""
+
+    def __init__(self, place: Scratch, registry: Registry, relay: Relay, snapshotter: str) -> None:
+        self.place = place
+        self.registry = registry
+        self.relay = relay
+        self.snapshotter = snapshotter
+        self._numbers = count(1)
+        self._sandbox: Sandbox | None = None
+
+    def attach(self, containerd: Containerd, cri: Cri, daemon: Daemon | None) -> None:
+        """Called once while the node is put together."""
+        self.containerd = containerd
+        self.cri = cri
+        self._daemon = daemon
+
+    @property
+    def daemon(self) -> Daemon:
+        """Our daemon on this node."""
+        if self._daemon is None:
+            message = "this node runs without our snapshotter"
+            raise RuntimeError(message)
+        return self._daemon
+
+    # Images
+
+    def reference(self, name: str) -> str:
+        """How this node names an image `repository:tag` of the registry: its traffic crosses the counted line."""
+        return f"127.0.0.1:{self.relay.port}/{name}"
+
+    def pull(self, name: str) -> str:
+        """Pull as kubelet does; return the image's id."""
+        return self.cri.pull(self.reference(name))
+
+    def pull_whole(self, name: str, snapshotter: str = WHOLE) -> None:
+        """Download and unpack every layer into `snapshotter`, beside the pods' images."""
+        self.ctr()("images", "pull", "--plain-http", "--snapshotter", snapshotter, self.reference(name))
+
+    def remove_image(self, image: str) -> None:
+        """Remove an image as kubelet does."""
+        self.cri.remove_image(image)
+
+    # Containers
+
+    def sandbox(self) -> Sandbox:
+        """The pod that containers of this node share; started at first use."""
+        if self._sandbox is None:
+            logs = self.place / "logs"
+            logs.mkdir(exist_ok=True)
+            self._sandbox = self.cri.run_sandbox(f"pod-{next(self._numbers)}", logs, self.place.name)
+        return self._sandbox
+
+    def start(self, image: str, *command: str) -> Container:
+        """Start a container that goes on running."""
+        return self.sandbox().start(f"container-{next(self._numbers)}", image, command)
+
+    def run(self, image: str, *command: str) -> Output:
+        """Run a container to its end and remove it."""
+        container = self.start(image, *command)
+        try:
+            return container.wait()
+        finally:
+            container.remove()
+
+    def remove_sandbox(self) -> None:
+        """End the pod and its containers."""
+        if self._sandbox is not None:
+            sandbox, self._sandbox = self._sandbox, None
+            sandbox.remove()
+
+    # The network
+
+    def traffic(self) -> Traffic:
+        """What crossed the line between node and registry so far."""
+        return self.relay.traffic()
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """The registry cannot be reached until the block ends."""
+        with self.relay.outage():
+            yield
+
+    # What lies on the node
+
+    def ctr(self, namespace: str = "default", program: str = "ctr") -> Ctr:
+        """The command line of containerd (or of another tool that speaks to it)."""
+        return self.containerd.ctr(namespace, program)
+
+    def content(self) -> set[str]:
+        """Digests of all blobs in the runtime's content store that belong to pods' images."""
+        return set(self.ctr(CRI_NAMESPACE).content())
+
+    def snapshots(self, namespace: str = CRI_NAMESPACE) -> list[str]:
+        """Keys of the snapshots in the pods' snapshotter."""
+        return self.ctr(namespace).snapshots(self.snapshotter)
+
+    def mounts(self) -> list[MountPoint]:
+        """Every mount of this node."""
+        return mounts_of(self.place.folder)
+
+    @contextmanager
+    def view(
+        self, name: str, *, snapshotter: str | None = None, namespace: str = CRI_NAMESPACE, layers: int | None = None
+    ) -> Iterator[Path]:
+        """A read-only mount of a pulled image's tree, of its lowest `layers` layers or all of them."""
+        snapshotter = snapshotter or self.snapshotter
+        repository, _, tag = name.partition(":")
+        with self.registry.client() as client:
+            diff_ids = client.config(repository, tag)["rootfs"]["diff_ids"]
+        number = next(self._numbers)
+        target = self.place / f"view-{number}"
+        target.mkdir()
+        ctr = self.ctr(namespace)
+        ctr.view(snapshotter, f"view-{number}", chain_id(diff_ids[:layers]), target)
+        try:
+            yield target
+        finally:
+            detach_mounts(target)
+            ctr.remove_snapshot(snapshotter, f"view-{number}")
+
+    def wait_until_collected(self) -> None:
+        """Wait until containerd has removed every snapshot that nothing needs any more."""
+        wait_for(lambda: not self.snapshots(), "the removal of all snapshots", COLLECTION_TIMEOUT_S)
+
+    # Faults
+
+    def restart_snapshotter(self, number: int = signal.SIGTERM) -> float:
+        """End the daemon with a signal and start it again; return how many seconds it was away."""
+        began = time.monotonic()
+        self.daemon.stop(number)
+        self.daemon.start()
+        return time.monotonic() - began
+
+
+@contextmanager
+def node(
+    registry: Registry,
+    *,
+    snapshotter: str = LAZY,
+    settings: Table | None = None,
+    plane: str = "auto",
+    round_trip_s: float = 0.0,
+) -> Iterator[Node]:
+    """A running node; everything it started, mounted and wrote is gone at the end.
+
+    Without `snapshotter="estargz"` only containerd runs. `settings` are tables for our daemon's configuration.
+    """
+    with ExitStack() as undo:
+        place = undo.enter_context(scratch())
+        relay = undo.enter_context(Relay(registry.port, round_trip_s).running())
+        daemon = None
+        proxies: dict[str, Path] = {}
+        if snapshotter == LAZY:
+            daemon = Daemon(place / "s", settings or {}, plane=plane)
+            undo.callback(daemon.stop)
+            daemon.start()
+            proxies = {LAZY: daemon.address, LAZY_ALIAS: daemon.address}
+        this = Node(place, registry, relay, snapshotter)
+        containerd = Containerd(place / "c", this.reference(PAUSE), snapshotter, proxies)
+        undo.callback(containerd.stop)
+        containerd.start()
+        cri = Cri(containerd.address)
+        undo.callback(cri.close)
+        wait_for(cri.runtime_ready, "a ready runtime")
+        this.attach(containerd, cri, daemon)
+        undo.callback(_end_containers, cri)
+        yield this
+
+
+@contextmanager
+def running_registry() -> Iterator[Registry]:
+    """A running registry with an empty store in a folder of its own."""
+    with scratch() as place:
+        registry = Registry(place / "registry")
+        try:
+            registry.start()
+            yield registry
+        finally:
+            registry.stop()
+
+
+def chain_id(diff_ids: Sequence[str]) -> str:
+    """The name of the snapshot that holds these layers. Source: OCI Image Spec 1.1, config.md, layer ChainID."""
+    name = diff_ids[0]
+    for diff_id in diff_ids[1:]:
+        name = "sha256:" + hashlib.sha256(f"{name} {diff_id}".encode()).hexdigest()
+    return name
+
+
+def _end_containers(cri: Cri) -> None:
+    """Pods end the proper way; what that leaves, the scratch folder's removal kills."""
+    with undisturbed():
+        try:
+            cri.remove_all_sandboxes()
+        except grpc.RpcError as error:
+            print(f"harness: pods did not end properly: {error.details()}")

@@ -1,0 +1,105 @@
+"""A real registry on the loopback interface, with a client for putting images into it and looking at them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from integration.harness.process import Process, accepts, free_port
+
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+CONFIG = """\
+version: 0.1
+log: {{level: error, accesslog: {{disabled: true}}}}
+storage:
+  filesystem: {{rootdirectory: {root}}}
+  delete: {{enabled: true}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+class Registry:
+    """Debian's docker-registry with an anonymous file-system store below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self.port = free_port()
+        self._config = folder / "config.yml"
+        self._config.write_text(CONFIG.format(root=folder / "store", port=self.port))
+        self._process: Process | None = None
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Listen; the store keeps what it had."""
+        argv = ["docker-registry", "serve", str(self._config)]
+        self._process = Process("docker-registry", argv, self._folder / "log")
+        self._process.wait_until(lambda: accepts(("127.0.0.1", self.port)))
+
+    def stop(self) -> None:
+        """Stop answering."""
+        if self._process:
+            self._process.stop()
+            self._process = None
+
+    def client(self) -> "RegistryClient":
+        return RegistryClient(f"http://{self.host}")
+
+
+class RegistryClient:
+    """The few calls of the distribution API that tests need.
+
+    Source: OCI Distribution Spec 1.1.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.Client(base_url=url, trust_env=False, timeout=60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._http.close()
+
+    def push_blob(self, repository: str, digest: str, path: Path) -> None:
+        """Upload a file in one piece unless the registry has it."""
+        if self._http.head(f"/v2/{repository}/blobs/{digest}").status_code == httpx.codes.OK:
+            return
+        upload = self._http.post(f"/v2/{repository}/blobs/uploads/").raise_for_status()
+        with open(path, "rb") as content:
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
+            where = httpx.URL(upload.headers["Location"]).copy_merge_params({"digest": digest})
+            self._http.put(where, content=content, headers=headers).raise_for_status()
+
+    def push_manifest(self, repository: str, tag: str, manifest: bytes, media_type: str) -> None:
+        """Put a manifest under a tag."""
+        headers = {"Content-Type": media_type}
+        self._http.put(f"/v2/{repository}/manifests/{tag}", content=manifest, headers=headers).raise_for_status()
+
+    def manifest(self, repository: str, tag: str) -> Mapping[str, Any]:
+        """The image manifest under a tag or digest; of an index, the first entry's."""
+        headers = {"Accept": ", ".join(MANIFEST_TYPES)}
+        answer = self._http.get(f"/v2/{repository}/manifests/{tag}", headers=headers).raise_for_status()
+        manifest: dict[str, Any] = json.loads(answer.content)
+        if "manifests" in manifest:
+            return self.manifest(repository, manifest["manifests"][0]["digest"])
+        return manifest
+
+    def blob(self, repository: str, digest: str) -> bytes:
+        """A whole blob."""
+        return self._http.get(f"/v2/{repository}/blobs/{digest}").raise_for_status().content
+
+    def config(self, repository: str, tag: str) -> Mapping[str, Any]:
+        """The image configuration."""
+        config: dict[str, Any] = json.loads(self.blob(repository, self.manifest(repository, tag)["config"]["digest"]))
+        return config

@@ -15,6 +15,8 @@ class Counters:
     reads_waited: int = 0
     read_wait_s: float = 0.0
     read_errors: int = 0
+    last_demand: float = float("-inf")
+    """trio's time of the last read that had to wait."""
     verification_failures: int = 0
     served_from_memory: int = 0
     evicted_bytes: int = 0

@@ -30,13 +30,18 @@ GAP_MAX = 64 << 10
 """Members already present are fetched again rather than split a range, if no more than this lies between."""
 
 QUEUE_MAX = 4096
+
+PATIENCE = 15
+"""A node that always reads something gets its layers filled all the same, after so many delays."""
+
 RETRY_PAUSES_S = (5.0, 30.0, 120.0)
 
 
 class Progress(Protocol):
     """Told when a layer's prefetch, or the whole layer, is on the node."""
 
-    async def __call__(self, number: int, *, complete: bool) -> None: ...
+    async def __call__(self, number: int, *, complete: bool) -> None:
+        """Note it for the layer with this number; `complete`: the whole layer."""
 
 
 class Fill:
@@ -75,8 +80,16 @@ class Fill:
     async def run(self) -> None:
         """Fill queued layers for ever."""
         async for layer in self._receive:
-            await trio.sleep(self._config.background_delay_s)
+            await self._quiet()
             await self._fill(layer, layer.index.payload_end, Priority.BACKGROUND, BACKGROUND_RANGE)
+
+    async def _quiet(self) -> None:
+        """Wait until no read has had to wait for `background_delay_s`; at most `PATIENCE` times that long."""
+        delay_s = self._config.background_delay_s
+        with trio.move_on_after(PATIENCE * delay_s):
+            await trio.sleep(delay_s)
+            while (quiet_at := self._counters.last_demand + delay_s) > trio.current_time():
+                await trio.sleep_until(quiet_at)
 
     def prefetch_end(self, layer: "Layer") -> int:
         """The blob offset up to which a layer is prefetched; 0 = nothing.

@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import trio
 
@@ -124,9 +123,7 @@ class Images:
         except ConfigError as error:
             raise NotLazy(Reason.BAD_LABELS, f"the label with the image's reference is wrong: {error}") from error
         name = str(reference)
-        allowed = any(fnmatchcase(name, pattern) for pattern in self._config.allow)
-        denied = any(fnmatchcase(name, pattern) for pattern in self._config.deny)
-        if denied or not allowed:
+        if not self._config.admits(name):
             raise NotLazy(Reason.DENIED, f"the configuration (lazy.allow, lazy.deny) does not let {name} be lazy")
         return reference
 

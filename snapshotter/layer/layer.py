@@ -204,6 +204,7 @@ class Layer:
                 memory.update(flight.memory)
         finally:
             self._counters.reads_waited += 1
+            self._counters.last_demand = trio.current_time()
             self._counters.read_wait_s += trio.current_time() - started
 
     def _window(self, member: int) -> list[int]:

@@ -14,7 +14,7 @@ from snapshotter.layer.housekeeping import Housekeeping
 from snapshotter.layer.images import Images
 from snapshotter.layer.manifests import ManifestStore
 from snapshotter.layer.opening import Opener
-from snapshotter.layer.outage import parse_outage
+from snapshotter.layer.outage import OutagePolicy
 from snapshotter.layer.priority import Gates, Priority
 from snapshotter.layer.shelf import Shelf
 from snapshotter.layer.toc_pool import TocPool
@@ -61,7 +61,7 @@ def assemble(
         counters.fetched[Priority.DEMAND] += size
 
     courier = Courier(store, Gates(config.fetch.connections_per_host), counters, config.fetch.background_bandwidth)
-    flights = Flights(nursery, courier, counters, parse_outage(config.fetch.on_outage))
+    flights = Flights(nursery, courier, counters, OutagePolicy(config.fetch.outage_wait_s))
     pool = TocPool(nursery, TOC_JOB_TIMEOUT_S)
     shelf = Shelf(root, state, store, registry, flights, pool, counters, config.fetch.demand_window)
 

@@ -1,23 +1,31 @@
-"""The registry client of a process. (Signatures; the body follows.)"""
+"""The registry client of a process: every registry, through one pool of connections."""
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Self, TypeVar
 
 import httpx
 
 from snapshotter.config import RegistryConfig
+from snapshotter.errors import FormatError, IntegrityError, RegistryError
+from snapshotter.registry import push
+from snapshotter.registry.auth import Authenticator, Need, pull_scope, push_scope
 from snapshotter.registry.blob import Blob
-from snapshotter.registry.credentials import CredentialSource
-from snapshotter.registry.hosts import HostsResolver
-from snapshotter.registry.manifest import Manifest
-from snapshotter.registry.reference import Reference
+from snapshotter.registry.credentials import CredentialSource, DockerConfig
+from snapshotter.registry.exchange import Call, Exchange, at_endpoint, refusal
+from snapshotter.registry.hosts import DirectHosts, HostsResolver
+from snapshotter.registry.manifest import ACCEPTED, MANIFEST_MAX, Manifest, parse_manifest
+from snapshotter.registry.push import Source
+from snapshotter.registry.redirect import Resolve
+from snapshotter.registry.reference import Reference, checked_digest
+from snapshotter.registry.retry import RetryPolicy, Transient
+from snapshotter.registry.wire import Wire, read_bounded
 
-# What a push reads: a file, or a function that begins the content anew each time it is called (a retry calls it again).
-Source = Path | Callable[[], AsyncIterator[bytes]]
+_T = TypeVar("_T")
 
 
 class Registry:
-    """All registries, through one pool of connections. Make it inside the trio run that uses it."""
+    """All registries. Make it inside the trio run that uses it, and close it there."""
 
     def __init__(
         self,
@@ -27,31 +35,146 @@ class Registry:
         hosts: HostsResolver | None = None,
         credentials: CredentialSource | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        resolve: Resolve | None = None,
+        policy: RetryPolicy | None = None,
     ) -> None:
-        raise NotImplementedError
+        """`connections_per_host` bounds the idle connections that are kept, not the busy ones: whoever schedules reads
+        decides how many run, and a demand read never waits in a pool. The keyword arguments replace the parts that
+        configuration and network would give.
+        """
+        self._hosts = hosts or DirectHosts(config.plain_http)
+        self._wire = Wire(
+            policy or RetryPolicy(config.retries),
+            connect_timeout_s=config.connect_timeout_s,
+            read_timeout_s=config.read_timeout_s,
+            # A registry, its token server and its store.
+            idle_connections=2 * connections_per_host,
+            transport=transport,
+            resolve=resolve,
+        )
+        self._exchange = Exchange(
+            self._wire, Authenticator(self._wire, credentials or DockerConfig(config.docker_config))
+        )
 
-    async def manifest(self, ref: Reference, digest: str | None = None) -> Manifest:
-        """The manifest that `digest`, else the reference's digest, else its tag names; raw, verified, at most 8 MiB."""
-        raise NotImplementedError
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._wire.aclose()
 
     def blob(self, ref: Reference, digest: str, size: int) -> Blob:
-        """The blob `digest` in the repository of `ref`; no request is made."""
-        raise NotImplementedError
+        """The blob `digest` of `size` bytes in the repository of `ref`. No request is made."""
+        return Blob(self._exchange, self._needs(ref, (pull_scope(ref.repository),)), checked_digest(digest), size)
+
+    async def manifest(self, ref: Reference, digest: str | None = None) -> Manifest:
+        """The manifest or index that `digest`, else the reference's digest, else its tag names: raw and verified.
+
+        Raises:
+            IntegrityError: twice, the bytes did not have the digest asked for, or the one the registry named.
+            RegistryUnreachable: no answer after all retries.
+            RegistryDenied: credentials missing or refused.
+            BlobMissing: no such image.
+            RegistryError: larger than 8 MiB.
+            FormatError: a document that is no manifest.
+        """
+        selector = checked_digest(digest) if digest is not None else ref.selector
+        what = f"manifest {selector} of {ref.name}"
+
+        async def once(need: Need) -> Manifest:
+            url = at_endpoint(need, f"manifests/{selector}")
+            call = Call(need, "GET", url, what, headers={"accept": ", ".join((*ACCEPTED, "*/*"))})
+            async with self._exchange.open(call) as answer:
+                if answer.response.status_code != 200:
+                    raise await refusal(answer, what)
+                raw = await read_bounded(answer.response, MANIFEST_MAX)
+                return _verified(raw, answer.response.headers, selector, what)
+
+        async def twice(need: Need) -> Manifest:
+            try:
+                return await once(need)
+            except IntegrityError:
+                return await once(need)
+
+        return await self._first(self._needs(ref, (pull_scope(ref.repository),)), what, twice)
 
     async def blob_exists(self, ref: Reference, digest: str) -> bool:
-        """Whether the repository has the blob."""
-        raise NotImplementedError
+        """Whether the repository of `ref` has the blob."""
+        needs = self._needs(ref, (push_scope(ref.repository),))[-1:]
+        checked_digest(digest)
+        return await self._first(needs, f"blob {digest}", lambda need: push.blob_exists(self._exchange, need, digest))
 
     async def push_blob(
         self, ref: Reference, digest: str, size: int, source: Source, *, mount_from: str | None = None
     ) -> bool:
-        """Upload a blob unless the repository has it; whether bytes were sent. `mount_from`: a repository of the host."""
-        raise NotImplementedError
+        """Store a blob unless the repository of `ref` has it; whether bytes were sent.
+
+        `mount_from` is a repository at the same registry from which the blob may be taken without sending it. The
+        registry verifies the digest; `source` is begun anew on each try.
+
+        Raises:
+            FormatError: the source has not `size` bytes.
+            RegistryError: and its subclasses, as `manifest`.
+        """
+        if await self.blob_exists(ref, digest):
+            return False
+        scopes = [push_scope(ref.repository)]
+        if mount_from is not None:
+            scopes.append(pull_scope(mount_from))
+        needs = self._needs(ref, tuple(sorted(scopes)))[-1:]
+        return await self._first(
+            needs,
+            f"upload of {digest}",
+            lambda need: push.push_blob(self._exchange, need, digest, size, source, mount_from),
+        )
 
     async def push_manifest(self, ref: Reference, raw: bytes, media_type: str) -> str:
-        """Store a manifest under the tag (or digest) of `ref` and return its digest."""
-        raise NotImplementedError
+        """Store a manifest under the tag of `ref` (under its digest if it has no tag), and return its digest.
 
-    async def aclose(self) -> None:
-        """Close every connection."""
-        raise NotImplementedError
+        Raises:
+            FormatError: `ref` has a digest, and it is not that of `raw`.
+            RegistryError: and its subclasses, as `manifest`.
+        """
+        digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+        if ref.digest is not None and ref.digest != digest:
+            raise FormatError(f"{ref} cannot be stored: the manifest's digest is {digest}")
+        selector = ref.tag or digest
+        needs = self._needs(ref, (push_scope(ref.repository),))[-1:]
+        return await self._first(
+            needs,
+            f"manifest {selector} of {ref.name}",
+            lambda need: push.push_manifest(self._exchange, need, selector, raw, media_type),
+        )
+
+    def _needs(self, ref: Reference, scopes: tuple[str, ...]) -> tuple[Need, ...]:
+        return tuple(Need(endpoint, ref.repository, scopes) for endpoint in self._hosts.endpoints(ref.host))
+
+    async def _first(self, needs: Sequence[Need], what: str, operation: Callable[[Need], Awaitable[_T]]) -> _T:
+        """The result of the first server that has one, each tried as often as the policy says."""
+        for need in needs[:-1]:
+            try:
+                return await self._retried(need, what, operation)
+            except (RegistryError, FormatError):
+                continue
+        return await self._retried(needs[-1], what, operation)
+
+    async def _retried(self, need: Need, what: str, operation: Callable[[Need], Awaitable[_T]]) -> _T:
+        attempts = self._wire.attempts(what)
+        while True:
+            try:
+                return await operation(need)
+            except Transient as fault:
+                await attempts.pause(fault)
+
+
+def _verified(raw: bytes, headers: httpx.Headers, selector: str, what: str) -> Manifest:
+    digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    named = headers.get("docker-content-digest", "")
+    expected = selector if selector.startswith("sha256:") else named if named.startswith("sha256:") else digest
+    if digest != expected:
+        raise IntegrityError(f"{what}: the registry sends a document with the digest {digest}, not {expected}")
+    called = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return Manifest(raw, parse_manifest(raw, called or None).media_type, digest)

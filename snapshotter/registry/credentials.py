@@ -16,6 +16,7 @@ from typing import Protocol
 
 import trio
 
+from snapshotter.errors import FormatError
 from snapshotter.registry.reference import canonical_host
 
 _log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class DockerConfig:
         self._stamp = stamp
         try:
             self._auths = parse_docker_config(text)
-        except ValueError as error:
+        except FormatError as error:
             _log.warning("credentials: %s is not a docker config.json (%s); what was read before stays", path, error)
 
 
@@ -96,19 +97,19 @@ def parse_docker_config(text: bytes) -> dict[str, Credential]:
     """Return the credentials of `auths` by canonical host, or host and path.
 
     Raises:
-        ValueError: not the JSON that docker writes. The message has no part of the content, which is secret.
+        FormatError: not the JSON that docker writes. The message has no part of the content, which is secret.
     """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError("not JSON") from None
+        raise FormatError("not JSON") from None
     auths = document.get("auths") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(auths or {}, dict):
-        raise ValueError("no object with an object named auths")
+        raise FormatError("no object with an object named auths")
     found = {}
     for server, entry in (auths or {}).items():
         if not isinstance(entry, dict):
-            raise ValueError(f"the entry of {server} is not an object")
+            raise FormatError(f"the entry of {server} is not an object")
         if (credential := _credential(entry, server)) is not None:
             found[_key(server)] = credential
     return found
@@ -127,14 +128,14 @@ def _credential(entry: Mapping[str, object], server: str) -> Credential | None:
     for name in ("auth", "username", "password", "identitytoken", "registrytoken"):
         value = entry.get(name) or ""
         if not isinstance(value, str):
-            raise ValueError(f"{name} of {server} is not a string")  # noqa: TRY004 - one error for a broken file
+            raise FormatError(f"{name} of {server} is not a string")
         values[name] = value
     username, password = values["username"], values["password"]
     if values["auth"]:
         try:
             plain = base64.b64decode(values["auth"], validate=True).decode()
         except (binascii.Error, ValueError):
-            raise ValueError(f"auth of {server} is not base64") from None
+            raise FormatError(f"auth of {server} is not base64") from None
         username, _, password = plain.partition(":")
         # Old versions of docker pad the decoded text with NULs.
         password = password.rstrip("\0")

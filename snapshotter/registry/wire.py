@@ -1,0 +1,266 @@
+"""The one pooled HTTP client, and httpx's exceptions in our words."""
+
+import http.cookiejar
+import logging
+import math
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+
+import httpcore
+import httpx
+import trio
+
+from snapshotter.errors import RegistryError
+from snapshotter.registry.redirect import AddressCheck, Resolve, shown
+from snapshotter.registry.retry import PROGRESS_MIN, Attempts, RetryPolicy, Transient, parse_retry_after
+
+# httpx logs whole addresses, whose query may be a signature, and httpcore logs headers.
+for _name in ("httpx", "httpcore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+# httpcore's own 64 KiB cost 0.73 s of CPU per GiB, these 0.29 s; and each piece costs every room above a round as well.
+httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 256 << 10
+
+# A connection idle for so long is closed; registries and load balancers keep theirs for one minute or more.
+_KEEPALIVE_S = 55.0
+# What is read of a body that nobody wants, to get the connection back.
+_DISCARD_MAX = 64 << 10
+_DISCARD_TIMEOUT_S = 1.0
+# How long the end of a complete body is awaited before its connection is given up.
+_END_TIMEOUT_S = 0.1
+
+_HEADERS = {"user-agent": "estargz-snapshotter", "accept-encoding": "identity"}
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class Wire:
+    """Connections to every host. The pool has no upper bound, so that no read waits in it behind a bulk transfer."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        *,
+        connect_timeout_s: float,
+        read_timeout_s: float,
+        idle_connections: int,
+        transport: httpx.AsyncBaseTransport | None = None,
+        resolve: Resolve | None = None,
+    ) -> None:
+        """`transport` takes the place of the network in tests; proxies come from the environment."""
+        self.addresses = AddressCheck(resolve)
+        self._policy = policy
+        self._client = httpx.AsyncClient(
+            transport=transport,
+            # The system's certificates, as every other program on the node trusts them, and not those of a package.
+            verify=ssl.create_default_context() if transport is None else False,
+            headers=_HEADERS,
+            cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
+            timeout=httpx.Timeout(read_timeout_s, connect=connect_timeout_s, pool=None),
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=idle_connections, keepalive_expiry=_KEEPALIVE_S
+            ),
+            follow_redirects=False,
+        )
+
+    def attempts(self, what: str) -> Attempts:
+        """A new count of tries for the operation `what`."""
+        return Attempts(self._policy, what)
+
+    def request(
+        self,
+        method: str,
+        url: httpx.URL | str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | httpx.AsyncByteStream | None = None,
+        timeout_s: float | None = None,
+    ) -> httpx.Request:
+        """A request; `timeout_s` replaces the read timeout where an answer takes long."""
+        timeout = self._client.timeout
+        if timeout_s is not None:
+            timeout = httpx.Timeout(timeout_s, connect=timeout.connect, pool=None)
+        plain = content if isinstance(content, bytes) else None
+        built = self._client.build_request(method, url, headers=headers, content=plain, timeout=timeout)
+        if isinstance(content, httpx.AsyncByteStream):
+            built = httpx.Request(method, url, headers=built.headers, stream=content, extensions=built.extensions)
+        return built
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """The response with its body still to be read; the caller closes it.
+
+        Raises:
+            Transient: no connection, no answer, a broken one.
+            RegistryError: what another try would not change: TLS that is not trusted, or none at all.
+        """
+        try:
+            with trio.fail_after(self._answer_timeout_s(request)):
+                return await self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise fault_of(error, request.url) from None
+        except trio.TooSlowError:
+            raise Transient(f"{shown(request.url)}: no answer in time") from None
+
+    def _answer_timeout_s(self, request: httpx.Request) -> float:
+        """How long the headers of an answer may take in all: httpx's own timeouts begin anew with every byte."""
+        if isinstance(request.stream, httpx.ByteStream):
+            timeouts = request.extensions["timeout"]
+            return float(timeouts["connect"] + timeouts["write"] + timeouts["read"])
+        return math.inf
+
+    async def small_answer(self, request: httpx.Request, limit: int) -> tuple[int, bytes]:
+        """Status and body (at most `limit` bytes) of one request that is neither redirected nor authenticated.
+
+        Raises:
+            Transient: also for a status that may be another the next time.
+            RegistryError: the body is longer.
+        """
+        async with aclosing(await self.send(request)) as response:
+            if (again := transient_status(response)) is not None:
+                raise again
+            return response.status_code, await read_bounded(response, limit)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+
+class Body:
+    """The body of a response, read piece by piece, and left at any point without harm. Use it with `aclosing`.
+
+    httpx nests asynchronous generators; one that is dropped half read would be collected by the interpreter, with a
+    warning, at some later time. So what is left is ended here: by a cancelled scope, in which the first wait for the
+    network unwinds them all and closes the connection.
+    """
+
+    def __init__(self, response: httpx.Response, *, expected: int | None = None) -> None:
+        """`expected` bytes are wanted: when they have come, the connection is worth a short wait for the body's end."""
+        self._url = response.request.url
+        self._pieces = response.aiter_raw()
+        self._left = expected
+        self._ended = False
+        self._patience_s = float(response.request.extensions["timeout"]["read"])
+        self._waited_s = 0.0
+        self._arrived = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next piece.
+
+        Raises:
+            Transient: the body broke off, stalled, or came too slowly: each stretch of the read timeout that was spent
+                waiting must bring `PROGRESS_MIN` bytes, else a server could drip a body for ever.
+        """
+        before = trio.current_time()
+        try:
+            piece = await anext(self._pieces)
+        except StopAsyncIteration:
+            self._ended = True
+            raise
+        except httpx.HTTPError as error:
+            self._ended = True
+            raise fault_of(error, self._url) from None
+        except BaseException:
+            self._ended = True
+            raise
+        if self._left is not None:
+            self._left -= len(piece)
+        self._waited_s += trio.current_time() - before
+        self._arrived += len(piece)
+        if self._waited_s > self._patience_s:
+            if self._arrived < PROGRESS_MIN and self._left != 0:
+                raise Transient(f"{shown(self._url)}: {self._arrived} bytes in {self._waited_s:.0f} s")
+            self._waited_s, self._arrived = 0.0, 0
+        return piece
+
+    async def aclose(self) -> None:
+        """Give the connection back if the body has ended, else close it."""
+        if self._ended:
+            return
+        self._ended = True
+        complete = self._left == 0
+        with trio.move_on_after(_END_TIMEOUT_S if complete else 0) as scope:
+            try:
+                async for _ in self._pieces:
+                    scope.cancel()
+            except httpx.HTTPError:
+                return
+
+
+async def read_bounded(response: httpx.Response, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        Transient: it broke off.
+        RegistryError: it is longer than `limit` bytes.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    async with aclosing(Body(response)) as body:
+        async for piece in body:
+            size += len(piece)
+            if size > limit:
+                raise RegistryError(f"{shown(response.request.url)} answers more than {limit} bytes; refused")
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def discard(response: httpx.Response) -> None:
+    """Read a body that nobody wants, if it is short, so that the connection can be used again."""
+    left = _DISCARD_MAX
+    async with aclosing(Body(response)) as body:
+        with trio.move_on_after(_DISCARD_TIMEOUT_S):
+            try:
+                async for piece in body:
+                    left -= len(piece)
+                    if left < 0:
+                        return
+            except Transient:
+                return
+
+
+def transient_status(response: httpx.Response) -> Transient | None:
+    """The fault behind a status that may be another the next time, None for every other status."""
+    status = response.status_code
+    if status not in _AGAIN and not (status > 505 and status < 600):
+        return None
+    wait_s = parse_retry_after(response.headers.get("retry-after"))
+    return Transient(f"{shown(response.request.url)} answers HTTP {status}", wait_s)
+
+
+def fault_of(error: httpx.HTTPError, url: httpx.URL) -> Transient | RegistryError:
+    """What an exception of httpx means to us: worth another try or not."""
+    where = shown(url)
+    if (trouble := _tls_trouble(error)) is not None:
+        if isinstance(trouble, ssl.SSLCertVerificationError):
+            return RegistryError(
+                f"the certificate of {url.host} is not trusted ({trouble.verify_message}); add its authority to the "
+                "node's certificates"
+            )
+        if trouble.reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
+            return RegistryError(f"{url.host} does not speak TLS; if that is meant, list it in registry.plain_http")
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+        return RegistryError(f"{where} cannot be asked: {error}")
+    if isinstance(error, httpx.TransportError):
+        return Transient(f"{where}: {_WORDS.get(type(error), str(error) or type(error).__name__)}")
+    return RegistryError(f"{where}: {str(error) or type(error).__name__}")
+
+
+_WORDS: Mapping[type[Exception], str] = {
+    httpx.ConnectTimeout: "no connection in time",
+    httpx.ReadTimeout: "no answer in time",
+    httpx.WriteTimeout: "nothing could be sent in time",
+    httpx.ReadError: "the connection broke",
+    httpx.WriteError: "the connection broke while sending",
+}
+
+
+def _tls_trouble(error: BaseException | None) -> ssl.SSLError | None:
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, ssl.SSLError):
+            return error
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return None

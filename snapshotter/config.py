@@ -214,16 +214,20 @@ def parse(text: str, source: str) -> Config:
     return config
 
 
-def override(config: Config, **options: Path | str | None) -> Config:
+def override(config: Config, table: str = "", **options: Path | str | None) -> Config:
     """Return `config` with the options that are not None laid over it: command line before file.
+
+    `table` is the table that the keys belong to, "" for those at the top.
 
     Raises:
         ConfigError: a value is wrong; the option is named.
     """
-    given = {name: str(value) for name, value in options.items() if value is not None}
-    for name, value in given.items():
-        config = _read_table(config, {name: value}, f"--{name.replace('_', '-')}", "")
-    _check_together(config, "command line" if given else "configuration")
+    for name, value in options.items():
+        if value is not None:
+            entry = {name: str(value)}
+            option = f"--{table}-{name}" if table else f"--{name.replace('_', '-')}"
+            config = _read_table(config, {table: entry} if table else entry, option, "")
+    _check_together(config, "with the options given")
     return config
 
 

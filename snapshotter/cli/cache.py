@@ -1,0 +1,151 @@
+"""`snapshotter cache`: the fetched files of this node."""
+
+# ruff: noqa: PLC0415 (imported where it is needed: no other command waits for gRPC)
+
+from pathlib import Path
+
+import click
+
+from snapshotter.cli import show
+from snapshotter.cli.connection import daemon
+from snapshotter.cli.options import daemon_options, timeout_option
+from snapshotter.config_values import parse_size
+from snapshotter.errors import IntegrityError
+
+
+def _size(_context: click.Context, _option: click.Parameter, value: str) -> int:
+    """Read an option's size; a callback, because click's own types differ between its versions."""
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} must be {error}") from None
+
+
+@click.group()
+def cache() -> None:
+    """Look at the fetched files, delete or verify them."""
+
+
+@cache.command()
+@timeout_option
+@daemon_options
+def usage(*, config_path: Path | None, address: Path | None, timeout_s: float, as_json: bool) -> None:
+    """Show what the cache holds, by sharing domain, and its limits."""
+    with daemon(config_path, address) as stub:
+        from snapshotter.api import control_pb2 as pb
+
+        answer = stub.CacheUsage(pb.CacheUsageRequest(), timeout=timeout_s)
+    if as_json:
+        show.print_json(show.plain(answer))
+        return
+    console = show.console()
+    if answer.domains:
+        table = show.table(
+            "FILES", "BYTES", "PARTIAL", "BYTES THERE", "DOMAIN", right=("FILES", "BYTES", "PARTIAL", "BYTES THERE")
+        )
+        for row in answer.domains:
+            table.add_row(
+                str(row.objects),
+                show.human(row.object_bytes),
+                str(row.partials),
+                show.human(row.partial_bytes),
+                show.cell(row.domain),
+            )
+        console.print(table)
+    quota = f" of {show.human(answer.quota)}" if answer.quota else ", no quota"
+    console.print(f"used {show.human(answer.used)}{quota}")
+    if answer.quota:
+        console.print(f"files leave at {show.human(answer.high_water)}, down to {show.human(answer.low_water)}")
+    console.print(f"named by no layer {show.human(answer.unreferenced)}")
+    if answer.deleted_open:
+        console.print(f"deleted but still open {show.human(answer.deleted_open)}")
+    console.print(
+        f"file system: {show.human(answer.free)} of {show.human(answer.capacity)} free, "
+        f"{show.human(answer.min_free)} kept free"
+    )
+
+
+@cache.command("list")
+@timeout_option
+@daemon_options
+def list_files(*, config_path: Path | None, address: Path | None, timeout_s: float, as_json: bool) -> None:
+    """Show every file of the cache."""
+    with daemon(config_path, address) as stub:
+        from snapshotter.api import control_pb2 as pb
+
+        answers = stub.CacheList(pb.CacheListRequest(), timeout=timeout_s)
+        rows = [show.plain(file) for answer in answers for file in answer.files]
+    if as_json:
+        show.print_json(rows)
+        return
+    console = show.console()
+    if not rows:
+        console.print("The cache is empty.")
+        return
+    table = show.table("FILE", "SIZE", "HERE", "NAMED", "LAST USE", "DOMAIN", right=("SIZE", "HERE"))
+    for row in rows:
+        table.add_row(
+            show.short(row["name"]),
+            show.human(row["size"]),
+            show.share(row["present"], row["size"]),
+            "yes" if row["referenced"] else "no",
+            show.ago(row["last_use_ns"]),
+            show.cell(row["domain"]),
+        )
+    console.print(table)
+
+
+@cache.command()
+@click.option("--all", "include_referenced", is_flag=True, help="Also what mounted layers name; it is fetched again.")
+@click.option(
+    "--keep", callback=_size, default="0", metavar="SIZE", help="Stop when the cache holds no more than this."
+)
+@daemon_options
+def prune(
+    *, include_referenced: bool, keep: int, config_path: Path | None, address: Path | None, as_json: bool
+) -> None:
+    """Delete fetched files that no layer names.
+
+    Files that are open are never deleted under a reader's hands: containers go on, and what they miss later is
+    fetched again. Ctrl-C stops the work.
+    """
+    with daemon(config_path, address) as stub, show.progress("deleting") as advance:
+        from snapshotter.api import control_pb2 as pb
+
+        last = pb.CachePruneResponse()
+        request = pb.CachePruneRequest(include_referenced=include_referenced, keep=keep)
+        for last in stub.CachePrune(request):
+            advance(last.bytes_removed, last.bytes_total)
+    if as_json:
+        show.print_json(show.plain(last))
+    else:
+        show.console().print(f"deleted {last.files_removed} files, {show.human(last.bytes_removed)}")
+
+
+@cache.command()
+@daemon_options
+def verify(*, config_path: Path | None, address: Path | None, as_json: bool) -> None:
+    """Read every fetched file and compare it with its digest; what differs is deleted and fetched again when needed.
+
+    Exit code 11 if there was such a file. Ctrl-C stops the work.
+    """
+    bad = []
+    with daemon(config_path, address) as stub, show.progress("verifying") as advance:
+        from snapshotter.api import control_pb2 as pb
+
+        last = pb.CacheVerifyResponse()
+        for last in stub.CacheVerify(pb.CacheVerifyRequest()):
+            advance(last.bytes_checked, last.bytes_total)
+            bad += [show.plain(file) for file in last.bad]
+    if as_json:
+        show.print_json({**show.plain(last), "bad": bad})
+    else:
+        console = show.console()
+        for file in bad:
+            console.print(show.cell(f"{file['name']} ({file['domain']}): {file['problem']}", "red"))
+        console.print(f"checked {last.files_checked} files, {show.human(last.bytes_checked)}")
+    if bad:
+        raise IntegrityError(
+            f"{len(bad)} cached files were not what their names say and were deleted: "
+            "look after the disk, then let containers that read them start again"
+        )

@@ -1,0 +1,31 @@
+"""`snapshotter config`: print the default configuration, check a file."""
+
+from pathlib import Path
+
+import click
+
+from snapshotter import config as configuration
+from snapshotter.cli.options import AbsolutePath
+
+
+@click.group()
+def config() -> None:
+    """Print the default configuration, or check a file."""
+
+
+@config.command()
+def default() -> None:
+    """Print a configuration file with every key, its default and its meaning."""
+    click.echo(configuration.dump(configuration.Config()), nl=False)
+
+
+@config.command()
+@click.argument("file", type=AbsolutePath(), required=False)
+def check(file: Path | None) -> None:
+    """Check FILE, or /etc/estargz/config.toml: exit code 2 and a sentence if it is wrong."""
+    checked = configuration.load(file)
+    name = file or configuration.DEFAULT_PATH
+    if file is None and not name.exists():
+        click.echo(f"{name} does not exist: the defaults are used")
+        return
+    click.echo(f"{name} is right: root {checked.root}, run_dir {checked.run_dir}, socket {checked.socket}")

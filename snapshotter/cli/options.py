@@ -1,0 +1,62 @@
+"""Options that several commands share. The command line outranks the environment, and that the configuration file."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class AbsolutePath(click.Path):
+    """A path that stays valid wherever it is handed to; links are kept, since they are what people configured."""
+
+    name = "path"
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the absolute path."""
+        return Path(os.fsdecode(super().convert(value, param, ctx))).absolute()
+
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=AbsolutePath(),
+    envvar="ESTARGZ_CONFIG",
+    show_envvar=True,
+    metavar="FILE",
+    help="Configuration file; /etc/estargz/config.toml if that exists.",
+)
+
+address_option = click.option(
+    "--address",
+    type=AbsolutePath(),
+    envvar="ESTARGZ_ADDRESS",
+    show_envvar=True,
+    metavar="SOCKET",
+    help="Unix socket of the daemon; otherwise what the configuration says.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs; sizes are bytes.")
+
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0.1),
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the daemon may take to answer.",
+)
+
+
+def daemon_options(command: Command) -> Command:
+    """Give a command the options of everything that asks the daemon: --config, --address, --json."""
+    for option in (json_option, address_option, config_option):
+        command = option(command)
+    return command

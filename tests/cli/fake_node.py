@@ -1,0 +1,143 @@
+"""A daemon's control service with a scripted `NodeView`, on a real unix socket."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from snapshotter.api import control_pb2_grpc as pb_grpc
+from snapshotter.service.control import (
+    BadFileView,
+    CachedFileView,
+    CacheUsageView,
+    ControlServicer,
+    DomainView,
+    HostView,
+    LayerState,
+    LayerView,
+    PruneStep,
+    StatusView,
+    TeardownView,
+    UserView,
+    VerifyStep,
+    VersionView,
+)
+
+DIGESTS = [f"sha256:{number:02x}{'ab' * 31}" for number in range(8)]
+IMAGE = "registry.example.org:5000/experiment/very/long/path/analysis-software-stack:2026-11-nightly"
+
+
+def a_status() -> StatusView:
+    return StatusView(
+        version="0.1.0",
+        pid=4242,
+        started_at_ns=1,
+        plane="fuse",
+        plane_reason="the erofs plane does not exist in this version",
+        root="/var/lib/estargz",
+        run_dir="/run/estargz",
+        address="/run/estargz/snapshotter.sock",
+        mountpoint="/run/estargz/fuse",
+        session=3,
+        snapshots=17,
+        layers_lazy=9,
+        layers_failed=1,
+        fetched_demand=12_345_678,
+        fetched_prefetch=1 << 30,
+        fetched_background=0,
+        integrity_failures=2,
+        read_errors=1,
+        cache_used=5 << 30,
+        cache_quota=20 << 30,
+        cache_free=100 << 30,
+        hosts=(HostView("registry.example.org:5000", "down", "connection refused, 3 tries"),),
+        problems=("layer sha256:00 could not be mounted again: its index is damaged; pull the image again",),
+    )
+
+
+def some_layers() -> tuple[LayerView, ...]:
+    return (
+        LayerView(IMAGE, DIGESTS[0], LayerState.COMPLETE, DIGESTS[7], size=80 << 20, present=80 << 20, number=1),
+        LayerView(IMAGE, DIGESTS[1], LayerState.LAZY, DIGESTS[6], size=1 << 30, present=3 << 20, number=2),
+        LayerView(
+            IMAGE,
+            DIGESTS[2],
+            LayerState.ORDINARY,
+            reason="not-a-lazy-format",
+            detail="the blob ends with no footer of eStargz, stargz or zstd:chunked; convert the image first",
+        ),
+        LayerView("docker.io/library/\x1b[31mevil:1", DIGESTS[3], LayerState.FAILED, detail="index [bold]gone[/bold]"),
+    )
+
+
+@dataclass
+class FakeNode:
+    """What the daemon answers; `failure` is raised by every call, `users` block a teardown."""
+
+    failure: Exception | None = None
+    rows: tuple[LayerView, ...] = field(default_factory=some_layers)
+    files: tuple[CachedFileView, ...] = (
+        CachedFileView("node", DIGESTS[0], 4096, 4096, complete=True, referenced=True, last_use_ns=1),
+        CachedFileView("node", "partial-name", 1 << 30, 5 << 20, complete=False, referenced=False, last_use_ns=0),
+    )
+    bad: tuple[BadFileView, ...] = ()
+    users: tuple[UserView, ...] = ()
+    calls: list[tuple[str, object]] = field(default_factory=list)
+
+    def _called(self, name: str, argument: object = None) -> None:
+        self.calls.append((name, argument))
+        if self.failure is not None:
+            raise self.failure
+
+    def version(self) -> VersionView:
+        self._called("version")
+        return VersionView("0.1.0", "3.11.2", "6.18")
+
+    def status(self) -> StatusView:
+        self._called("status")
+        return a_status()
+
+    def layers(self) -> Iterator[LayerView]:
+        self._called("layers")
+        yield from self.rows
+
+    def cache_usage(self) -> CacheUsageView:
+        self._called("cache_usage")
+        domains = (DomainView("node", 1234, 5 << 30, 3, 1 << 20),)
+        return CacheUsageView(domains, 4096, 1 << 20, 5 << 30, 20 << 30, 19 << 30, 17 << 30, 1 << 40, 1 << 30, 2 << 40)
+
+    def cache_files(self) -> Iterator[CachedFileView]:
+        self._called("cache_files")
+        yield from self.files
+
+    def prune(self, *, include_referenced: bool, keep: int) -> Iterator[PruneStep]:
+        self._called("prune", (include_referenced, keep))
+        yield PruneStep(1, 100, 300)
+        yield PruneStep(3, 300, 300, done=True)
+
+    def verify(self) -> Iterator[VerifyStep]:
+        self._called("verify")
+        yield VerifyStep(1, 100, 300, self.bad)
+        yield VerifyStep(3, 300, 300, done=True)
+
+    def teardown(self, *, force: bool) -> TeardownView:
+        self._called("teardown", force)
+        if self.users and not force:
+            return TeardownView(self.users, (), done=False)
+        return TeardownView(self.users, ("/run/estargz/fuse",), done=True)
+
+
+@contextmanager
+def serving(node: FakeNode, socket: Path) -> Iterator[None]:
+    """Serve `node` on `socket` until the block ends."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    pb_grpc.add_ControlServicer_to_server(ControlServicer(node), server)  # type: ignore[no-untyped-call]
+    server.add_insecure_port(f"unix:{socket}")
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(None).wait()

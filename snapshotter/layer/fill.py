@@ -88,7 +88,7 @@ class Fill:
         delay_s = self._config.background_delay_s
         with trio.move_on_after(PATIENCE * delay_s):
             await trio.sleep(delay_s)
-            while (quiet_at := self._counters.last_demand + delay_s) > trio.current_time():
+            while (quiet_at := self._counters.last_demand + delay_s) > trio.current_time():  # noqa: ASYNC110 (time passes)
                 await trio.sleep_until(quiet_at)
 
     def prefetch_end(self, layer: "Layer") -> int:

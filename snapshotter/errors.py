@@ -88,6 +88,7 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     BUSY = "too-many-pulls"
     DISK = "disk"
+    CONFLICT = "other-content-under-this-name"
     INTERNAL = "internal-error"
 
 

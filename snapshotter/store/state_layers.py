@@ -5,21 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from snapshotter.errors import FailedPrecondition, NotFound
-from snapshotter.format.digest import Digest
 from snapshotter.store.state_database import StateDatabase
 
 
 @dataclass(frozen=True, slots=True)
 class LayerRecord:
-    """One recorded layer. Offsets and sizes are bytes of the blob; times are Unix time in nanoseconds.
+    """One recorded layer. Digests are `sha256:<hex>`. Offsets and sizes are bytes of the blob; times are Unix time in nanoseconds.
 
     `verified`: its TOC's digest was anchored. `prefetch_size`: bytes by label, None leaves it to landmark and
     configuration. `prefetched` and `complete` say what was fetched at some time; objects may have left since.
     """
 
     number: int
-    layer_digest: Digest
-    toc_digest: Digest
+    layer_digest: str
+    toc_digest: str
     domain: str
     index_revision: int
     blob_size: int
@@ -41,10 +40,9 @@ class LayerSource:
     """An image in whose manifest a layer was found, and from which its blob can be asked."""
 
     reference: str
-    manifest_digest: Digest
+    manifest_digest: str
 
 
-_COLUMNS = ", ".join(LayerRecord.__dataclass_fields__)
 _FLAGS = ("verified", "prefetched", "complete")
 
 
@@ -54,8 +52,8 @@ class LayerTable(StateDatabase):
     def record_layer(
         self,
         *,
-        layer_digest: Digest,
-        toc_digest: Digest,
+        layer_digest: str,
+        toc_digest: str,
         domain: str,
         index_revision: int,
         blob_size: int,
@@ -84,8 +82,7 @@ class LayerTable(StateDatabase):
                  toc_offset, toc_end, payload_end, verified, prefetch_size, now_ns, now_ns),
             )  # fmt: skip
             row = db.execute(
-                f"SELECT {_COLUMNS} FROM layers"
-                " WHERE layer_digest = ? AND toc_digest = ? AND domain = ? AND index_revision = ?",
+                "SELECT * FROM layers WHERE layer_digest = ? AND toc_digest = ? AND domain = ? AND index_revision = ?",
                 (layer_digest, toc_digest, domain, index_revision),
             ).fetchone()
             return _record(row)
@@ -93,7 +90,7 @@ class LayerTable(StateDatabase):
     def layers(self) -> list[LayerRecord]:
         """Every recorded layer, lowest number first."""
         with self.read() as db:
-            return [_record(row) for row in db.execute(f"SELECT {_COLUMNS} FROM layers ORDER BY number")]
+            return [_record(row) for row in db.execute("SELECT * FROM layers ORDER BY number")]
 
     def layer(self, number: int) -> LayerRecord:
         """The record of one layer.
@@ -102,12 +99,12 @@ class LayerTable(StateDatabase):
             NotFound: no such number.
         """
         with self.read() as db:
-            row = db.execute(f"SELECT {_COLUMNS} FROM layers WHERE number = ?", (number,)).fetchone()
+            row = db.execute("SELECT * FROM layers WHERE number = ?", (number,)).fetchone()
         if row is None:
             raise NotFound(f"layer {number} is not recorded on this node")
         return _record(row)
 
-    def add_source(self, number: int, reference: str, manifest_digest: Digest) -> None:
+    def add_source(self, number: int, reference: str, manifest_digest: str) -> None:
         """Note an image that contains the layer; nothing happens if it is noted already.
 
         Raises:
@@ -124,7 +121,7 @@ class LayerTable(StateDatabase):
             rows = db.execute(
                 "SELECT reference, manifest_digest FROM layer_sources WHERE number = ? ORDER BY 1, 2", (number,)
             ).fetchall()
-        return [LayerSource(row["reference"], Digest(row["manifest_digest"])) for row in rows]
+        return [LayerSource(row["reference"], row["manifest_digest"]) for row in rows]
 
     def set_progress(self, number: int, *, prefetched: bool | None = None, complete: bool | None = None) -> None:
         """Note what of a layer is on this node; None leaves a mark as it is, a layer that is gone is passed over."""
@@ -174,7 +171,7 @@ class LayerTable(StateDatabase):
         """
         with self.read() as db:
             rows = db.execute(
-                f"SELECT {_COLUMNS} FROM layers WHERE (named OR created_ns < ?) AND number NOT IN"
+                "SELECT * FROM layers WHERE (named OR created_ns < ?) AND number NOT IN"
                 " (SELECT layer_number FROM snapshots WHERE layer_number IS NOT NULL) ORDER BY number",
                 (created_before_ns,),
             ).fetchall()
@@ -190,7 +187,7 @@ class LayerTable(StateDatabase):
 
 
 def _record(row: sqlite3.Row) -> LayerRecord:
-    values = dict(zip(row.keys(), row, strict=True))
+    values = {name: row[name] for name in LayerRecord.__dataclass_fields__}
     for flag in _FLAGS:
         values[flag] = bool(values[flag])
     return LayerRecord(**values)

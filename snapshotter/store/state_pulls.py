@@ -49,7 +49,8 @@ class PullTable(StateDatabase):
             # A new row rather than an update, so that the identifier stays the order of arrival.
             db.execute("DELETE FROM pulls WHERE reference = ? AND layer_digest = ?", (reference, layer_digest))
             db.execute(
-                "INSERT INTO pulls (reference, layer_digest, outcome, reason, message, at_ns) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO pulls (reference, layer_digest, outcome, reason, message, at_ns)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
                 (reference, layer_digest, outcome, reason, message, self._clock_ns()),
             )
             db.execute(

@@ -101,12 +101,24 @@ def identifiers(db: sqlite3.Connection) -> set[int]:
     return {row["id"] for row in db.execute("SELECT id FROM snapshots")}
 
 
+def is_there(db: sqlite3.Connection, snapshot_id: int) -> bool:
+    """Whether a snapshot has this id."""
+    return db.execute("SELECT 1 FROM snapshots WHERE id = ?", (snapshot_id,)).fetchone() is not None
+
+
+def next_identifier(db: sqlite3.Connection) -> int:
+    """An id above every one given so far; ids under it that are in no row belong to removed snapshots."""
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'").fetchone()
+    return 1 if row is None else int(row["seq"]) + 1
+
+
 def chain(db: sqlite3.Connection, snapshot_id: int | None) -> list[ChainLink]:
     """The snapshot and its ancestors, topmost first; nothing for None."""
     rows = db.execute(
         "WITH RECURSIVE up (id, parent_id, layer_number, depth) AS ("
         " SELECT id, parent_id, layer_number, 0 FROM snapshots WHERE id = ?"
-        " UNION ALL SELECT s.id, s.parent_id, s.layer_number, depth + 1 FROM snapshots s JOIN up ON s.id = up.parent_id)"
+        " UNION ALL SELECT s.id, s.parent_id, s.layer_number, depth + 1"
+        " FROM snapshots s JOIN up ON s.id = up.parent_id)"
         " SELECT id, layer_number FROM up ORDER BY depth",
         (snapshot_id,),
     ).fetchall()

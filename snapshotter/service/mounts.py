@@ -1,0 +1,52 @@
+"""Mounts as containerd takes them: plain `bind` and `overlay`, which every release line understands."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapshotter.service.labels import SNAPSHOT_REF
+
+# containerd's unpacker: "extract-<nanoseconds>-<4 characters> <chain id>", behind "<namespace>/<sequence>/". The
+# space keeps a container's own name, which cannot hold one, from looking like it.
+_EXTRACTION_KEY = re.compile(r"(?:.*/)?extract-[0-9]+-\S+ sha256:[0-9a-f]{64}", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount(2) call, options as in fstab."""
+
+    type: str
+    source: str
+    options: tuple[str, ...]
+
+
+def bind(source: str, *, writable: bool) -> Mount:
+    """A directory as it is."""
+    return Mount("bind", source, ("rw" if writable else "ro", "rbind"))
+
+
+def overlay(lowerdirs: Sequence[str], *, upper: Path | None, work: Path | None, index_off: bool) -> Mount:
+    """An overlay of `lowerdirs`, topmost first; without upper and work directory it is read-only.
+
+    `index_off` must be true where the kernel has the option: with an index a lower directory may belong to one
+    overlay only, and layers are shared by containers.
+    """
+    options = ["index=off"] if index_off else []
+    if upper is None and len(lowerdirs) == 1:
+        # The kernel wants two layers at least. Equal layers of a chain are named once, so one can be left.
+        return bind(lowerdirs[0], writable=False)
+    if upper is not None:
+        options += [f"workdir={work}", f"upperdir={upper}"]
+    options.append("lowerdir=" + ":".join(lowerdirs))
+    return Mount("overlay", "overlay", tuple(options))
+
+
+def kernel_has_index(parameters: Path = Path("/sys/module/overlay/parameters")) -> bool:
+    """Whether this kernel's overlay knows the option `index`."""
+    return (parameters / "index").exists()
+
+
+def is_extraction(key: str, labels: Mapping[str, str]) -> bool:
+    """Whether containerd prepares this key in order to unpack a layer into it."""
+    return SNAPSHOT_REF in labels or _EXTRACTION_KEY.fullmatch(key) is not None

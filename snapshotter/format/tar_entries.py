@@ -1,0 +1,345 @@
+"""A layer's tar, read into the entries that a container will see.
+
+tarfile reads the dialects (V7, ustar, GNU, PAX, three kinds of sparse files). Where it is more lenient than the Go
+reader that unpacks layers in containerd, this module is as strict: a damaged header is an error, not the silent end of
+the archive; global PAX headers change nothing. Entries that a later entry replaces are gone, as they are after
+unpacking.
+"""
+
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import BinaryIO, Self, cast
+
+from snapshotter.errors import FormatError, NotLazy, Reason
+
+from . import limits
+
+BLOCK = 512
+TOC_NAME = "stargz.index.json"
+PREFETCH_LANDMARK = ".prefetch.landmark"
+NO_PREFETCH_LANDMARK = ".no.prefetch.landmark"
+WHITEOUT = ".wh."
+
+_RESERVED = frozenset({TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK})
+_XATTR = "SCHILY.xattr."
+
+# Behind the first header tarfile takes these for the end of the archive. (typeshed does not know them.)
+_DAMAGE: tuple[type[tarfile.TarError], ...] = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
+
+_GNU_MAGIC = b"ustar  \0"
+
+# Go's archive/tar refuses larger extension headers, and tarfile would read them into memory whole.
+_EXTENSION_MAX = 1 << 20
+_EXTENSIONS = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK})
+
+# Times outside of these become the epoch when containerd unpacks (os.Chtimes takes no others).
+_MTIME_MAX_NS = (1 << 63) - 1
+_PAX_TIME = re.compile(r"(-?)([0-9]+)(?:\.([0-9]*))?")
+_PAX_NUMBER = re.compile(r"[0-9]+")
+
+
+_NO_XATTRS: Mapping[str, bytes] = MappingProxyType({})
+
+
+class EntryType(StrEnum):
+    """The TOC's word for a kind of entry."""
+
+    DIR = "dir"
+    REG = "reg"
+    SYMLINK = "symlink"
+    HARDLINK = "hardlink"
+    CHAR = "char"
+    BLOCK = "block"
+    FIFO = "fifo"
+
+
+_TYPES = {
+    tarfile.REGTYPE: EntryType.REG,
+    tarfile.AREGTYPE: EntryType.REG,
+    tarfile.CONTTYPE: EntryType.REG,
+    tarfile.GNUTYPE_SPARSE: EntryType.REG,
+    tarfile.LNKTYPE: EntryType.HARDLINK,
+    tarfile.SYMTYPE: EntryType.SYMLINK,
+    tarfile.CHRTYPE: EntryType.CHAR,
+    tarfile.BLKTYPE: EntryType.BLOCK,
+    tarfile.DIRTYPE: EntryType.DIR,
+    tarfile.FIFOTYPE: EntryType.FIFO,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """`size` bytes of a file at `file_offset`, which lie in the tar at `tar_offset`."""
+
+    file_offset: int
+    size: int
+    tar_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class TarEntry:
+    """One entry: where its header and its bytes lie in the tar, and what they mean.
+
+    `name` is clean: no leading, trailing or double slash, no "." or ".."; "" is the layer's root. Bytes that are not
+    UTF-8 are surrogate escapes in every text. `header_size` is 0 when the header must be written anew; `content`
+    is set when the bytes do not come from the tar. What lies between extents is zeros.
+    """
+
+    name: str
+    type: EntryType
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    user_name: str = ""
+    group_name: str = ""
+    mtime_ns: int = 0
+    size: int = 0
+    link_name: str = ""
+    device: tuple[int, int] = (0, 0)
+    xattrs: Mapping[str, bytes] = field(default_factory=lambda: _NO_XATTRS)
+    header_offset: int = 0
+    header_size: int = 0
+    extents: tuple[Extent, ...] = ()
+    content: bytes | None = None
+
+    @property
+    def parent(self) -> str:
+        """Name of the directory that holds the entry."""
+        return self.name.rpartition("/")[0]
+
+
+def clean_name(name: str) -> str:
+    """Return `name` as a path from the layer's root; ".." stops there, as it does when containerd unpacks."""
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def ancestors(name: str) -> Iterator[str]:
+    """Yield the directories above `name`, nearest first, without the root."""
+    while name := name.rpartition("/")[0]:
+        yield name
+
+
+def scan_tar(tar: BinaryIO) -> list[TarEntry]:
+    """Return the entries that remain when the tar in `tar` (seekable, at any position) is unpacked, in its order.
+
+    TOC and landmarks of an earlier conversion are left out.
+
+    Raises:
+        FormatError: damaged, cut off, or of a kind containerd does not unpack.
+        NotLazy: it may unpack well, but a TOC cannot say what it unpacks to.
+    """
+    tree = _Tree()
+    for header in _headers(tar):
+        entry = _entry(header)
+        if entry.name not in _RESERVED:
+            tree.add(entry)
+    return tree.finished()
+
+
+class _Tree:
+    """Entries so far, as unpacking would leave them."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, TarEntry] = {}
+        self._link_targets: dict[str, str] = {}
+
+    def add(self, entry: TarEntry) -> None:
+        name = entry.name
+        if not name and entry.type is not EntryType.DIR:
+            raise FormatError(f"the layer's root is a {entry.type} in its tar; it must be a directory")
+        if entry.type is EntryType.HARDLINK:
+            self._check_link(entry)
+        old = self._entries.get(name)
+        if old is not None and not (old.type is entry.type is EntryType.DIR):
+            self._remove(old)
+        # A directory that comes again keeps its place, before what it holds, with the new attributes.
+        self._entries[name] = entry
+        if entry.type is EntryType.HARDLINK:
+            self._link_targets[entry.link_name] = name
+
+    def finished(self) -> list[TarEntry]:
+        """All entries, every parent of which is known to be a directory."""
+        good: set[str] = {""}
+        for name in self._entries:
+            for directory in ancestors(name):
+                if directory in good:
+                    break
+                holder = self._entries.get(directory)
+                if holder is not None and holder.type is not EntryType.DIR:
+                    raise NotLazy(
+                        Reason.TOC_INVALID,
+                        f"{name!r} lies below {directory!r}, which is a {holder.type} in the same layer",
+                    )
+                good.add(directory)
+        return list(self._entries.values())
+
+    def _check_link(self, entry: TarEntry) -> None:
+        target = self._entries.get(entry.link_name)
+        if target is None or entry.link_name == entry.name:
+            raise NotLazy(
+                Reason.TOC_INVALID,
+                f"hard link {entry.name!r} points to {entry.link_name!r}, which no earlier entry of the layer is",
+            )
+        if target.type is EntryType.DIR:
+            raise FormatError(f"hard link {entry.name!r} points to the directory {entry.link_name!r}")
+
+    def _remove(self, old: TarEntry) -> None:
+        """Forget what is replaced, and below a replaced directory everything."""
+        gone = [old.name]
+        if old.type is EntryType.DIR:
+            below = old.name + "/"
+            gone += [name for name in self._entries if name.startswith(below)]
+        for name in gone:
+            del self._entries[name]
+        for name in gone:
+            link = self._link_targets.get(name)
+            if link is not None and link in self._entries:
+                raise NotLazy(Reason.TOC_INVALID, f"{name!r} is replaced after {link!r} was hard-linked to it")
+
+
+class _NoGlobals(dict[str, str]):
+    """tarfile's store of global PAX headers, which containerd ignores: what is put in is not kept."""
+
+    def __setitem__(self, key: str, value: str) -> None:
+        return
+
+    def copy(self) -> dict[str, str]:
+        return {}
+
+
+class _Header(tarfile.TarInfo):
+    """TarInfo as Go reads it where tarfile would stop silently or read another name."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _EXTENSIONS and header.size > _EXTENSION_MAX:
+            raise FormatError(f"the layer's tar has an extension header of {header.size} bytes; the limit is 1 MiB")
+        if bytes(buf[257:265]) == _GNU_MAGIC and header.type in _TYPES:
+            # In GNU headers there is no name prefix; times of an incremental backup lie there.
+            header.name = bytes(buf[:100]).partition(b"\0")[0].decode(encoding, errors)
+            if header.type == tarfile.AREGTYPE and header.name.endswith("/"):
+                header.type = tarfile.DIRTYPE
+        return header
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tar)
+        except _DAMAGE as fault:
+            raise FormatError(f"the layer's tar has a damaged header near byte {tar.offset}: {fault}") from None
+
+
+def _headers(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield every header of the archive; FormatError wherever it is not one."""
+    end = tar.seek(0, 2)
+    tar.seek(0)
+    if end == 0:
+        return
+    try:
+        archive = tarfile.TarFile(fileobj=tar, tarinfo=_Header, encoding="utf-8", errors="surrogateescape")
+        archive.pax_headers = _NoGlobals()
+        while (header := archive.next()) is not None:
+            if archive.offset > end:
+                raise FormatError(f"the layer's tar ends within {header.name!r}")
+            yield header
+            archive.members.clear()  # type: ignore[attr-defined]  # else tarfile keeps every header it read
+    except (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as fault:
+        raise FormatError(f"the layer is not a tar that can be read: {fault}") from fault
+
+
+def _entry(header: tarfile.TarInfo) -> TarEntry:
+    kind = _TYPES.get(header.type)
+    name = clean_name(header.name)
+    if kind is None:
+        raise FormatError(f"{name!r} has the tar type {header.type!r}, which containerd does not unpack")
+    if header.type == tarfile.AREGTYPE and header.name.endswith("/"):
+        kind = EntryType.DIR
+    _check(name, header)
+    link = clean_name(header.linkname) if kind is EntryType.HARDLINK else header.linkname
+    sparse = header.issparse()
+    kept = not sparse and header.type not in (tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE)
+    return TarEntry(
+        name=name,
+        type=kind,
+        mode=header.mode & 0o7777,
+        uid=header.uid,
+        gid=header.gid,
+        user_name=header.uname,
+        group_name=header.gname,
+        mtime_ns=_mtime_ns(header),
+        size=header.size if kind is EntryType.REG else 0,
+        link_name=link if kind in (EntryType.SYMLINK, EntryType.HARDLINK) else "",
+        device=(header.devmajor, header.devminor) if kind in (EntryType.CHAR, EntryType.BLOCK) else (0, 0),
+        xattrs=_xattrs(header.pax_headers),
+        header_offset=header.offset,
+        header_size=header.offset_data - header.offset if kept else 0,
+        extents=_extents(header, sparse=sparse) if kind is EntryType.REG else (),
+    )
+
+
+def _xattrs(records: Mapping[str, str]) -> Mapping[str, bytes]:
+    found = {
+        key.removeprefix(_XATTR): value.encode("utf-8", "surrogateescape")
+        for key, value in records.items()
+        if key.startswith(_XATTR)
+    }
+    return found or _NO_XATTRS
+
+
+def _check(name: str, header: tarfile.TarInfo) -> None:
+    """Refuse what cannot be on a Linux file system, and PAX records that tarfile reads as zero."""
+    for text in (name, header.linkname):
+        if "\0" in text:
+            raise FormatError(f"{text!r} in the layer's tar contains a NUL")
+    path = name.encode("utf-8", "surrogateescape")
+    if len(path) > limits.PATH or any(len(part) > limits.NAME for part in path.split(b"/")):
+        raise FormatError(f"{name[:100]!r}… is longer than a path may be ({limits.PATH} bytes, {limits.NAME} a part)")
+    for key in ("size", "uid", "gid"):
+        value = header.pax_headers.get(key)
+        if value is not None and _PAX_NUMBER.fullmatch(value) is None:
+            raise FormatError(f"{name!r} has the PAX record {key}={value[:40]!r}, which is not a number")
+    if not 0 <= header.size <= limits.FILE_SIZE:
+        raise FormatError(f"{name!r} has a size of {header.size} bytes in its tar header")
+    if not (0 <= header.uid <= limits.ID_MAX and 0 <= header.gid <= limits.ID_MAX):
+        raise FormatError(f"{name!r} belongs to {header.uid}:{header.gid}, which are no Linux ids")
+
+
+def _mtime_ns(header: tarfile.TarInfo) -> int:
+    """Modification time as containerd sets it: nanoseconds, the epoch for what the kernel would not take."""
+    text = header.pax_headers.get("mtime")
+    if text is None:
+        ns = int(header.mtime) * 1_000_000_000
+    else:
+        match = _PAX_TIME.fullmatch(text)
+        if match is None:
+            raise FormatError(f"{header.name!r} has the PAX record mtime={text[:40]!r}, which is not a time")
+        ns = int(match[2]) * 1_000_000_000 + int((match[3] or "")[:9].ljust(9, "0"))
+        if match[1]:
+            ns = -ns
+    return ns if 0 <= ns <= _MTIME_MAX_NS else 0
+
+
+def _extents(header: tarfile.TarInfo, *, sparse: bool) -> tuple[Extent, ...]:
+    if not sparse:
+        return (Extent(0, header.size, header.offset_data),) if header.size else ()
+    extents: list[Extent] = []
+    end, tar_offset = 0, header.offset_data
+    for file_offset, size in cast("list[tuple[int, int]]", header.sparse):
+        if size == 0:
+            continue
+        if size < 0 or file_offset < end or file_offset + size > header.size:
+            raise FormatError(f"the map of sparse file {header.name!r} does not fit its {header.size} bytes")
+        extents.append(Extent(file_offset, size, tar_offset))
+        end, tar_offset = file_offset + size, tar_offset + size
+    return tuple(extents)

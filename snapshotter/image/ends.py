@@ -1,0 +1,36 @@
+"""What converting asks of the place an image comes from, and of the place it goes to."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from snapshotter.registry.manifest import Descriptor, Manifest
+
+DOCUMENT_MAX = 8 << 20
+"""Bytes of a configuration or manifest that are read into memory; containerd reads no more either."""
+
+
+class Source(Protocol):
+    """Where an image is read from. Everything returned has the digest that was asked for."""
+
+    async def manifest(self, descriptor: Descriptor | None) -> Manifest:
+        """Return the manifest or index that `descriptor` names, None for the one that the location names."""
+
+    async def document(self, descriptor: Descriptor) -> bytes:
+        """Return a blob of at most 8 MiB."""
+
+    async def blob_file(self, descriptor: Descriptor, scratch: Path, on_progress: Callable[[int], None]) -> Path:
+        """Return a file with the blob: one of the source's own, or a copy in the directory `scratch`."""
+
+
+class Target(Protocol):
+    """Where an image is written to. Nothing of it can be seen by its name until `name_image` returns."""
+
+    async def put_blob(self, descriptor: Descriptor, content: Path | bytes) -> bool:
+        """Store a blob unless it is there; whether it had to be stored."""
+
+    async def put_manifest(self, raw: bytes, descriptor: Descriptor) -> None:
+        """Store one manifest of an index."""
+
+    async def name_image(self, raw: bytes, descriptor: Descriptor) -> None:
+        """Store the manifest or index `raw` and give it the location's name."""

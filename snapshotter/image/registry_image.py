@@ -1,0 +1,76 @@
+"""One image in a registry, as a place to convert from or to."""
+
+import hashlib
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import trio
+
+from snapshotter.errors import FormatError, IntegrityError
+from snapshotter.image.disk import disk_errors
+from snapshotter.image.ends import DOCUMENT_MAX
+from snapshotter.registry.client import Registry
+from snapshotter.registry.manifest import Descriptor, Manifest
+from snapshotter.registry.reference import Reference
+
+
+class RegistryImage:
+    """Source and Target by way of a registry client, which retries and resumes by itself."""
+
+    def __init__(self, registry: Registry, reference: Reference) -> None:
+        self._registry = registry
+        self._reference = reference
+
+    async def manifest(self, descriptor: Descriptor | None) -> Manifest:
+        """Return a manifest, checked against its digest."""
+        return await self._registry.manifest(self._reference, descriptor.digest if descriptor else None)
+
+    async def document(self, descriptor: Descriptor) -> bytes:
+        """Return a small blob, checked against its digest."""
+        if descriptor.size > DOCUMENT_MAX:
+            raise FormatError(f"{descriptor.digest} has {descriptor.size} bytes; the limit is 8 MiB")
+        return await self._registry.blob(self._reference, descriptor.digest, descriptor.size).read_whole(DOCUMENT_MAX)
+
+    async def blob_file(self, descriptor: Descriptor, scratch: Path, on_progress: Callable[[int], None]) -> Path:
+        """Fetch a blob into `scratch` and check it against its digest."""
+        path = scratch / descriptor.digest.removeprefix("sha256:")
+        whole = hashlib.sha256()
+        blob = self._registry.blob(self._reference, descriptor.digest, descriptor.size)
+        with disk_errors(path), path.open("wb") as out:
+
+            def keep(piece: bytes) -> None:
+                whole.update(piece)
+                out.write(piece)
+
+            if descriptor.size:
+                async with blob.open_range(0, descriptor.size) as pieces:
+                    async for piece in pieces:
+                        await trio.to_thread.run_sync(keep, piece)
+                        on_progress(len(piece))
+        if f"sha256:{whole.hexdigest()}" != descriptor.digest:
+            path.unlink()
+            raise IntegrityError(f"{self._reference}: the registry sent other bytes for {descriptor.digest}; try again")
+        return path
+
+    async def put_blob(self, descriptor: Descriptor, content: Path | bytes) -> bool:
+        """Push a blob unless the registry has it."""
+        source = content if isinstance(content, Path) else _once_more(content)
+        return await self._registry.push_blob(self._reference, descriptor.digest, descriptor.size, source)
+
+    async def put_manifest(self, raw: bytes, descriptor: Descriptor) -> None:
+        """Push a manifest by its digest."""
+        reference = Reference(self._reference.host, self._reference.repository, None, descriptor.digest)
+        await self._registry.push_manifest(reference, raw, descriptor.media_type)
+
+    async def name_image(self, raw: bytes, descriptor: Descriptor) -> None:
+        """Push a manifest or index by the reference's tag."""
+        await self._registry.push_manifest(self._reference, raw, descriptor.media_type)
+
+
+def _once_more(content: bytes) -> Callable[[], AsyncGenerator[bytes, None]]:
+    """`content` as a body that can be begun again."""
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        yield content
+
+    return pieces

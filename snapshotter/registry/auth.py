@@ -105,7 +105,11 @@ class Authenticator:
             if (usual := self._last_demand.get(need.endpoint.base)) is None:
                 return None
             demand = _Demand(usual.realm, usual.service, need.scopes if usual.realm else ())
-        return await self._obtain(need, demand, refused=None)
+        try:
+            return await self._obtain(need, demand, refused=None)
+        except RegistryError:
+            # Perhaps it does not ask this time; if it does, the error comes from `answer`.
+            return None
 
     async def answer(self, need: Need, response: httpx.Response, refused: str | None) -> str:
         """The header that the 401 `response` asks for, other than the `refused` one.
@@ -115,9 +119,10 @@ class Authenticator:
             Transient: the token server is ill.
         """
         demand = self._demand(need, parse_challenges(response.headers.get_list("www-authenticate")))
+        header = await self._obtain(need, demand, refused)
         self._demands[need.key] = demand
         self._last_demand[need.endpoint.base] = demand
-        return await self._obtain(need, demand, refused)
+        return header
 
     async def renew(self, need: Need, refused: str) -> str | None:
         """Another header than `refused`, which earned a 403: some registries say so when a token has expired."""

@@ -165,7 +165,7 @@ class Blob:
     async def _refused(self, answer: Answer, position: int, end: int) -> RegistryError:
         if answer.response.status_code == 416:
             return RangeUnsupported(
-                f"{self._what}: {answer.url.host} has no bytes {position}-{end - 1}; the manifest says {self.size} bytes"
+                f"{self._what}: {shown(answer.url)} has no bytes {position}-{end - 1}; the manifest says {self.size} bytes"
             )
         return await refusal(answer, self._what)
 

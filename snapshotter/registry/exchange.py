@@ -128,7 +128,7 @@ async def refusal(answer: Answer, what: str) -> RegistryError:
     response = answer.response
     status = response.status_code
     code = await _error_code(response)
-    said = f"{answer.url.host} answers HTTP {status}{f' ({code})' if code else ''} to {what}"
+    said = f"{answer.url.netloc.decode()} answers HTTP {status}{f' ({code})' if code else ''} to {what}"
     if status == 401:
         return RegistryDenied(f"{said}: the credentials were refused; log in again")
     if status == 403:

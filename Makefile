@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-API := snapshotter/api
 IMAGE ?=
+COMMAND ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long bench lint api lock clean
@@ -14,8 +14,8 @@ help: ## Show this list
 setup: ## Install system packages (as root) and the locked virtual environment; does nothing when all is there
 	@PYTHON="$(PYTHON)" dev/setup.sh
 
-demo: setup ## Pull an image lazily and whole, side by side; IMAGE=host/name:tag takes that one
-	@$(BIN)/python -m integration.demo $(if $(IMAGE),--image "$(IMAGE)")
+demo: setup ## Pull an image lazily and whole, side by side; IMAGE=host/name:tag takes that one (COMMAND='…' what it runs)
+	@$(BIN)/python -m integration.demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(COMMAND),--command "$(COMMAND)")
 
 test: setup ## Unit, property, real-mount and containerd tests, short forms
 	@$(BIN)/pytest
@@ -32,7 +32,8 @@ lint: setup ## Format check, ruff, mypy --strict
 	@$(BIN)/mypy snapshotter integration tests
 
 api: setup ## Generate Python from the .proto files
-	@$(BIN)/python dev/generate_api.py
+	@$(BIN)/python proto/generate.py
+	@$(BIN)/python -m grpc_tools.protoc -Iintegration/api=integration/proto --python_out=. --pyi_out=. integration/api/cri.proto
 
 lock: ## Resolve the development dependencies anew into dev/requirements.lock
 	@$(PYTHON) -m venv build/lock

@@ -197,13 +197,13 @@ class Container:
         """Whether any line of output has arrived in its log."""
         return self._log.exists() and self._log.stat().st_size > 0
 
+    def ended(self) -> bool:
+        """Whether its process is gone."""
+        return self._cri.container_status(self.id).state == api.CONTAINER_EXITED
+
     def wait(self, timeout_s: float = 120.0) -> Output:
         """Wait for its end and return what it printed."""
-
-        def ended() -> bool:
-            return self._cri.container_status(self.id).state == api.CONTAINER_EXITED
-
-        wait_for(ended, f"the end of container {self.id}", timeout_s)
+        wait_for(self.ended, f"the end of container {self.id}", timeout_s)
         return self.output()
 
     def remove(self) -> None:

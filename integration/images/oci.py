@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from integration.harness.registry import RegistryClient
 
@@ -34,7 +34,7 @@ class Layer:
 class _Hashing:
     """A file that hashes and counts what is written to it."""
 
-    def __init__(self, target: IO[bytes]) -> None:
+    def __init__(self, target: "IO[bytes] | gzip.GzipFile") -> None:
         self._target = target
         self._hash = hashlib.sha256()
         self.size = 0
@@ -57,9 +57,9 @@ def pack_layer(folder: Path, write: Write) -> Layer:
     aside = folder / f"packing-{os.getpid()}"
     with open(aside, "wb") as out:
         blob = _Hashing(out)
-        with gzip.GzipFile("", "wb", COMPRESSION, blob, mtime=0) as packed:  # type: ignore[arg-type]
-            plain = _Hashing(packed)  # type: ignore[arg-type]
-            with tarfile.open(fileobj=plain, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        with gzip.GzipFile("", "wb", COMPRESSION, cast("IO[bytes]", blob), mtime=0) as zipped:
+            plain = _Hashing(zipped)
+            with tarfile.open(fileobj=cast("IO[bytes]", plain), mode="w|", format=tarfile.PAX_FORMAT) as tar:
                 write(tar)
     aside.rename(folder / blob.digest.removeprefix("sha256:"))
     return Layer(blob.digest, plain.digest, blob.size, plain.size)

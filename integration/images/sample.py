@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from integration.images.oci import Image, packed
+from integration.images.oci import Image, Write, packed
 
 # What a container of the sample image runs: an interpreter that loads pure and compiled modules.
 WORKLOAD = ("python3", "-c", "import json, ssl, sqlite3, email.parser, http.client; print('ready', json.dumps([1]))")
@@ -42,10 +42,16 @@ def sample_image(folder: Path) -> Image:
 
     Packed once into `folder` and again only after the machine's packages changed.
     """
-    installed = _dpkg("--show", "--showformat", "${Package} ${Version} ${Priority}\\n")
-    parts = (installed, sys.version, Path(__file__).read_text(), *sorted(os.listdir(sysconfig.get_path("purelib"))))
+    write, installed = distribution()
+    parts = (installed, sys.version, *sorted(os.listdir(sysconfig.get_path("purelib"))))
     recipe = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return packed(folder, recipe, (_distribution, _interpreter, _application), RUN)
+    return packed(folder, recipe, (write, _interpreter, _application), RUN)
+
+
+def distribution() -> tuple[Write, str]:
+    """The lowest layer alone, and a word that changes when it would."""
+    installed = _dpkg("--show", "--showformat", "${Package} ${Version} ${Priority}\\n")
+    return _distribution, hashlib.sha256((installed + Path(__file__).read_text()).encode()).hexdigest()
 
 
 def pause_image(folder: Path) -> Image:

@@ -25,10 +25,20 @@ CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 BINARY = bytes(range(1, 256))
 
 
-def torture_image(folder: Path) -> Image:
-    """Three layers; the upper ones remove, hide and replace what the lowest has."""
-    recipe = Path(__file__).read_text()
-    return packed(folder, recipe, (_lowest, _middle, _top), {"Cmd": ["/none"]})
+def torture_image(folder: Path, news: bytes = b"") -> Image:
+    """Three layers; the upper ones remove, hide and replace what the lowest has.
+
+    With `news` it is the next version of the image: no blob is the same, but only one file is new.
+    """
+
+    def lowest(tar: tarfile.TarFile) -> None:
+        layer = _Layer(tar)
+        if news:
+            layer.file(b"news", news)
+        _lowest(layer)
+
+    recipe = Path(__file__).read_text() + news.hex()
+    return packed(folder, recipe, (lowest, _middle, _top), {"Cmd": ["/none"]})
 
 
 class _Layer:
@@ -74,8 +84,7 @@ class _Layer:
         self.file(folder + b"/.wh..wh..opq", b"")
 
 
-def _lowest(tar: tarfile.TarFile) -> None:
-    layer = _Layer(tar)
+def _lowest(layer: _Layer) -> None:
     _links_and_names(layer)
     _attributes(layer)
     _contents(layer)

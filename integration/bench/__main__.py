@@ -1,0 +1,59 @@
+"""`make bench`: the figures, each a ratio or a bound measured in one run on this machine; name some to run only those.
+
+It prints and judges; it fails only when something cannot be measured.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from integration.bench import large, pulling, reading
+from integration.bench.figure import Figure
+from integration.harness.node import running_registry
+from integration.harness.scratch import termination_unwinds
+
+FIGURES = {
+    "sequential": reading.sequential,
+    "listing": reading.listing,
+    "opening": reading.opening,
+    "round-trips": pulling.round_trips,
+    "entries": large.entries,
+    "filling": large.filling,
+}
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure and print; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m integration.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(FIGURES)}")
+    names = parser.parse_args(argv).names or list(FIGURES)
+    if unknown := [name for name in names if name not in FIGURES]:
+        parser.error(f"no figure is called {unknown[0]!r}; there are {', '.join(FIGURES)}")
+    console = Console(stderr=True)
+    figures = []
+    try:
+        with termination_unwinds(), running_registry() as registry:
+            for name in names:
+                with console.status(f"measuring {name}"):
+                    figures.append(FIGURES[name](registry))
+                console.print(f"{name}: {figures[-1].measured} (asked {figures[-1].asked})", highlight=False)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    Console().print(_table(figures))
+    return 0
+
+
+def _table(figures: Sequence[Figure]) -> Table:
+    table = Table("what", "asked", "measured", "", "detail")
+    for figure in figures:
+        verdict = "[green]yes[/]" if figure.met else "[red]no[/]"
+        table.add_row(figure.what, figure.asked, figure.measured, verdict, figure.detail)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

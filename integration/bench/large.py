@@ -1,0 +1,119 @@
+"""Figures of size: a layer of very many entries, and one of very many bytes."""
+
+import os
+import random
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from integration.bench.figure import BUILD, QUIET, Figure, push_lazy, seconds
+from integration.harness.node import node
+from integration.harness.process import wait_for
+from integration.harness.registry import Registry
+from integration.images.oci import packed
+from integration.images.torture import torture_image
+
+MANY = 100_000
+IN_EACH_FOLDER = 250
+LONGEST_MOUNT_S = 3.0
+MOST_GROWTH = 20_000_000
+LONGEST_DELAY_S = 0.050
+PROBE_PAUSE_S = 0.002
+FILL_FILES = 1000
+FILL_FILE_SIZE = 1_000_000
+FILL_TIMEOUT_S = 900
+MOST_RESIDENT = 300_000_000
+
+
+def entries(registry: Registry) -> Figure:
+    """Pull a layer of 100 000 entries while another layer is in use."""
+    push_lazy(registry, torture_image(BUILD / "torture"), "torture")
+    push_lazy(registry, packed(BUILD / "many", f"{MANY} {IN_EACH_FOLDER}", (_many_entries,), {"Cmd": ["sh"]}), "many")
+    with node(registry, settings=QUIET) as lazy:
+        lazy.pull("torture:lazy")
+        with lazy.view("torture:lazy") as tree:
+            before = lazy.daemon.process.resident_bytes()
+            with _probing(tree) as delays:
+                took = seconds(lambda: lazy.pull("many:lazy"))
+            growth = lazy.daemon.process.resident_bytes() - before
+    delay = max(delays)
+    met = took <= LONGEST_MOUNT_S and growth < MOST_GROWTH and delay <= LONGEST_DELAY_S
+    return Figure(
+        f"layer of {MANY} entries: pulled, daemon's growth, longest delay of another layer",
+        f"≤ {LONGEST_MOUNT_S:.0f} s, < {MOST_GROWTH / 1e6:.0f} MB, ≤ {LONGEST_DELAY_S * 1000:.0f} ms",
+        f"{took:.2f} s, {growth / 1e6:.1f} MB, {delay * 1000:.0f} ms",
+        met,
+        f"{len(delays)} lookups meanwhile",
+    )
+
+
+def filling(registry: Registry) -> Figure:
+    """Fetch a layer of 1 GB in the background."""
+    push_lazy(
+        registry, packed(BUILD / "filling", f"{FILL_FILES} {FILL_FILE_SIZE}", (_gigabyte,), {"Cmd": ["sh"]}), "filling"
+    )
+    settings = {**QUIET, "fetch": {"background": True, "background_delay_s": 0}}
+    with node(registry, settings=settings) as lazy:
+        lazy.pull("filling:lazy")
+
+        def complete() -> bool:
+            rows = [row for row in lazy.daemon.json("layers") if "filling" in row["image"]]
+            return bool(rows) and all(row["state"] == "complete" for row in rows)
+
+        took = seconds(lambda: wait_for(complete, "the end of background fetching", FILL_TIMEOUT_S))
+        peak = lazy.daemon.process.peak_resident_bytes()
+    size = FILL_FILES * FILL_FILE_SIZE
+    detail = f"{took:.1f} s, {size / took / 1e6:.0f} MB/s"
+    what = "layer of 1 GB filled in the background: daemon's largest size"
+    return Figure(what, f"< {MOST_RESIDENT / 1e6:.0f} MB", f"{peak / 1e6:.0f} MB", peak < MOST_RESIDENT, detail)
+
+
+@contextmanager
+def _probing(tree: Path) -> Iterator[list[float]]:
+    """Look names up that nobody has asked for, one after the other, and note how long each takes in seconds.
+
+    Each name is new: the kernel has no answer of its own, so every lookup is a FUSE operation.
+    """
+    delays: list[float] = []
+    stop = threading.Event()
+
+    def probe() -> None:
+        number = 0
+        while not stop.wait(PROBE_PAUSE_S):
+            began = time.perf_counter()
+            os.path.lexists(tree / f"no-such-name-{number}")
+            delays.append(time.perf_counter() - began)
+            number += 1
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    try:
+        yield delays
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _many_entries(tar: tarfile.TarFile) -> None:
+    folders = MANY // (IN_EACH_FOLDER + 1)
+    for folder in range(folders):
+        info = tarfile.TarInfo(f"folder-{folder:04}")
+        info.type, info.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(info)
+        for number in range(IN_EACH_FOLDER):
+            data = b"%d of %d\n" % (number, folder)
+            info = tarfile.TarInfo(f"folder-{folder:04}/file-{number:04}.txt")
+            info.size = len(data)
+            tar.addfile(info, BytesIO(data))
+
+
+def _gigabyte(tar: tarfile.TarFile) -> None:
+    source = random.Random(1)
+    for number in range(FILL_FILES):
+        info = tarfile.TarInfo(f"file-{number:04}")
+        info.size = FILL_FILE_SIZE
+        tar.addfile(info, BytesIO(source.randbytes(FILL_FILE_SIZE)))

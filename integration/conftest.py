@@ -1,0 +1,71 @@
+"""What the tests with a real containerd share: one registry with the images, and nodes that start empty."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from integration.harness.daemon import Table
+from integration.harness.node import PAUSE, WHOLE, Node, node, running_registry
+from integration.harness.registry import Registry
+from integration.harness.scratch import termination_unwinds
+from integration.images.convert import convert, convert_elsewhere
+from integration.images.sample import pause_image, sample_image
+from integration.images.torture import torture_image
+
+BUILD = Path(__file__).parent.parent / "build" / "images"
+# Only what a test asks for crosses the wire, and a small disk does not evict what it looks at.
+QUIET: Table = {"fetch": {"background": False}, "cache": {"min_free": 0}}
+StartNode = Callable[..., Node]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def termination() -> Iterator[None]:
+    """A terminated run cleans up like an interrupted one."""
+    with termination_unwinds():
+        yield
+
+
+@pytest.fixture(scope="session")
+def registry(termination: None) -> Iterator[Registry]:
+    """A registry with the ordinary images: pause:1, sample:plain, torture:plain, torture-next:plain."""
+    with running_registry() as registry, registry.client() as client:
+        pause_image(BUILD / "pause").push(client, PAUSE)
+        sample_image(BUILD / "sample").push(client, "sample:plain")
+        torture_image(BUILD / "torture").push(client, "torture:plain")
+        torture_image(BUILD / "torture-next", b"one new file\n").push(client, "torture-next:plain")
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def lazy_images(registry: Registry) -> None:
+    """sample:lazy, torture:lazy and torture-next:lazy, made by our converter."""
+    for name in ("sample", "torture", "torture-next"):
+        convert(registry.host, f"{name}:plain", f"{name}:lazy")
+
+
+@pytest.fixture(scope="session")
+def whole_node(registry: Registry) -> Iterator[Node]:
+    """A node without our snapshotter: the oracle."""
+    with node(registry, snapshotter=WHOLE) as whole:
+        yield whole
+
+
+@pytest.fixture(scope="session")
+def images_of_another_tool(registry: Registry, whole_node: Node) -> None:
+    """torture:other and torture:other-zstd, made by ctr-remote."""
+    ctr_remote = whole_node.ctr(program="ctr-remote")
+    convert_elsewhere(ctr_remote, registry.host, "torture:plain", "torture:other")
+    convert_elsewhere(ctr_remote, registry.host, "torture:plain", "torture:other-zstd", "--zstdchunked")
+
+
+@pytest.fixture
+def start_node(registry: Registry) -> Iterator[StartNode]:
+    """Starts a fresh node with our snapshotter; its end is the test's."""
+    with ExitStack() as undo:
+
+        def start(settings: Table = QUIET, *, plane: str = "auto", round_trip_s: float = 0.0) -> Node:
+            return undo.enter_context(node(registry, settings=settings, plane=plane, round_trip_s=round_trip_s))
+
+        yield start

@@ -1,0 +1,150 @@
+"""`make demo`: one image pulled lazily and pulled whole, side by side, on this machine.
+
+Everything runs below scratch folders that are gone at the end, also after Ctrl-C.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from integration.harness.containerd import CommandFailed, run
+from integration.harness.node import LAZY, PAUSE, WHOLE, Node, node, running_registry
+from integration.harness.process import DidNotStart, wait_for
+from integration.harness.registry import Registry
+from integration.harness.scratch import drop_caches, termination_unwinds
+from integration.images.convert import convert
+from integration.images.sample import WORKLOAD, pause_image, sample_image
+
+BUILD = Path(__file__).parent.parent / "build" / "images"
+TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
+ZSTD_TOC_DIGEST = "io.github.containers.zstd-chunked.manifest-checksum"
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One pull and one container. Times are seconds from the pull's beginning, sizes bytes."""
+
+    how: str
+    pulled_s: float
+    output_s: float
+    received: int
+    image_size: int
+    first_line: str
+
+    @property
+    def share(self) -> float:
+        """How much of the image's layers crossed the wire."""
+        return self.received / self.image_size
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the demonstration; return the exit code."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--image", help="a reference to pull instead of the sample image, as REGISTRY/NAME:TAG")
+    parser.add_argument("--command", help="what the container runs; else what the image says")
+    parser.add_argument("--round-trip-ms", type=float, default=0.0, help="make the line to the registry this slow")
+    options = parser.parse_args(argv)
+    console = Console(stderr=True)
+    try:
+        with termination_unwinds(), running_registry() as registry:
+            _demonstrate(console, registry, options)
+    except KeyboardInterrupt:
+        console.print("interrupted; everything is removed")
+        return INTERRUPTED
+    except (CommandFailed, DidNotStart, TimeoutError) as error:
+        console.print(f"[red]the demonstration stopped[/]: {error}", highlight=False)
+        return 1
+    return 0
+
+
+def _demonstrate(console: Console, registry: Registry, options: argparse.Namespace) -> None:
+    command = tuple(shlex.split(options.command)) if options.command else () if options.image else WORKLOAD
+    with console.status("making the pause image") as status:
+        with registry.client() as client:
+            pause_image(BUILD / "pause").push(client, PAUSE)
+        if options.image:
+            status.update(f"copying {options.image} into the local registry")
+            _copy(options.image, registry)
+        else:
+            status.update("making a sample image from what this machine has (only the first time)")
+            image = sample_image(BUILD / "sample")
+            with registry.client() as client:
+                image.push(client, "demo:plain")
+        lazy = "demo:plain"
+        if not _is_lazy(registry, "plain"):
+            status.update("converting it with snapshotter image convert")
+            convert(registry.host, "demo:plain", "demo:lazy")
+            lazy = "demo:lazy"
+        runs = []
+        for how, name in ((WHOLE, "demo:plain"), (LAZY, lazy)):
+            status.update(f"pulling with {how} and starting a container")
+            with node(registry, snapshotter=how, round_trip_s=options.round_trip_ms / 1000) as this:
+                runs.append(_run(this, name, command))
+    Console().print(_table(runs, options.image or "sample image", command))
+
+
+def _copy(reference: str, registry: Registry) -> None:
+    """Copy an image as it is, with the credentials that docker and podman use too."""
+    host = urlsplit(f"//{reference}").hostname
+    plain = ["--src-tls-verify=false"] if host in {"localhost", "127.0.0.1"} else []
+    target = f"docker://{registry.host}/demo:plain"
+    run(
+        ["skopeo", "copy", "--quiet", *plain, "--dest-tls-verify=false", f"docker://{reference}", target],
+        timeout_s=3600,
+    )
+
+
+def _is_lazy(registry: Registry, tag: str) -> bool:
+    """Whether every layer says itself where its table of contents is."""
+    with registry.client() as client:
+        layers = client.manifest("demo", tag)["layers"]
+    return all({TOC_DIGEST, ZSTD_TOC_DIGEST} & layer.get("annotations", {}).keys() for layer in layers)
+
+
+def _run(this: Node, name: str, command: Sequence[str]) -> Run:
+    """Pull and start on a node whose pod already runs; caches are cold."""
+    this.sandbox()
+    repository, _, tag = name.partition(":")
+    with this.registry.client() as client:
+        size = sum(layer["size"] for layer in client.manifest(repository, tag)["layers"])
+    with suppress(OSError):  # not allowed everywhere; the comparison is then less cold, for both
+        drop_caches()
+    before, began = this.traffic(), time.monotonic()
+    image = this.pull(name)
+    pulled = time.monotonic() - began
+    container = this.start(image, *command)
+    wait_for(lambda: container.has_printed() or container.ended(), "the container's first output", 120)
+    output = time.monotonic() - began
+    received = this.traffic().since(before).received
+    printed = container.output()
+    first = next(iter((printed.stdout + printed.stderr).splitlines()), f"(no output, exit code {printed.exit_code})")
+    return Run(this.snapshotter, pulled, output, received, size, first)
+
+
+def _table(runs: Sequence[Run], image: str, command: Sequence[str]) -> Table:
+    table = Table(
+        title=f"{image}: {decimal(runs[0].image_size)} of layers", title_justify="left", caption_justify="left"
+    )
+    table.caption = f"command: {shlex.join(command) or 'the image’s own'}\nfirst line: {runs[-1].first_line}"
+    table.add_column("pulled with")
+    for heading in ("pulled after", "first output after", "over the wire until then", "share of the image"):
+        table.add_column(heading, justify="right")
+    for one in runs:
+        name = f"{one.how} ({'lazy' if one.how == LAZY else 'whole'})"
+        table.add_row(name, f"{one.pulled_s:.2f} s", f"{one.output_s:.2f} s", decimal(one.received), f"{one.share:.1%}")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -94,6 +94,7 @@ class Index:
         "verified",
     )
 
+    _nodes: int
     codec: Codec
     layer_digest: Digest
     toc_digest: Digest
@@ -206,7 +207,8 @@ class Index:
             at += names
             found = buffer[at : at + length]
             if found == name:
-                return int(node)
+                hit: int = node
+                return hit
             if found < name:
                 low = middle + 1
             else:
@@ -323,7 +325,8 @@ class Index:
             middle = (low + high) >> 1
             found, _, node = DIGEST.unpack_from(buffer, table + middle * DIGEST.size)
             if found == digest:
-                return int(node)
+                hit: int = node
+                return hit
             if found < digest:
                 low = middle + 1
             else:

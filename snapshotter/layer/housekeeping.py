@@ -4,7 +4,7 @@ An object's last use is the last Prepare or Mounts of a chain that names it; wha
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import trio
@@ -15,7 +15,7 @@ from snapshotter.layer.counters import Counters
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.manifests import ManifestStore
 from snapshotter.layer.shelf import Shelf
-from snapshotter.store.objects import ObjectStore
+from snapshotter.store.objects import ObjectInfo, ObjectStore
 from snapshotter.store.state import State
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,21 @@ class Freed:
 
     objects: int
     bytes: int
+
+
+def unnamed(store: ObjectStore, layers: Iterable[Layer]) -> Iterator[ObjectInfo]:
+    """Yield objects and partial files whose content no layer of their domain names. Blocking: for worker threads.
+
+    One pass over each index: looking every file up in every index would be a hundred times the work.
+    """
+    layers = list(layers)
+    for domain in store.domains():
+        files = [*store.iterate(domain), *store.iterate_partials(domain)]
+        left = {stored.digest for stored in files}
+        for layer in layers:
+            if layer.domain == domain:
+                left.difference_update(digest for digest, _, _ in layer.index.digests())
+        yield from (stored for stored in files if stored.digest in left)
 
 
 class Housekeeping:
@@ -92,7 +107,8 @@ class Housekeeping:
 
     def _candidates(self, layers: list[Layer], spared: set[int]) -> Iterator[tuple[str, bytes, int]]:
         """Objects in the order in which they may leave: named by nobody, then by the layers, longest unused first."""
-        yield from self._unnamed(layers)
+        for stored in unnamed(self._store, layers):
+            yield stored.domain, stored.digest, stored.size
         for position, layer in enumerate(layers):
             if layer.number in spared:
                 return
@@ -100,13 +116,6 @@ class Housekeeping:
             for digest, size, _ in layer.index.digests():
                 if not any(index.find(digest) is not None for index in later):
                     yield layer.domain, digest, size
-
-    def _unnamed(self, layers: list[Layer]) -> Iterator[tuple[str, bytes, int]]:
-        for domain in self._store.domains():
-            indexes = [layer.index for layer in layers if layer.domain == domain]
-            for stored in (*self._store.iterate(domain), *self._store.iterate_partials(domain)):
-                if not any(index.find(stored.digest) is not None for index in indexes):
-                    yield domain, stored.digest, stored.size
 
     async def release(self, number: int) -> None:
         """Forget a layer that no snapshot names, and its content but for `cache.keep_unreferenced` bytes."""
@@ -119,13 +128,12 @@ class Housekeeping:
             await trio.to_thread.run_sync(self._drop_manifests)
 
     def _trim_unnamed(self, layers: list[Layer], keep: int) -> None:
-        unnamed = list(self._unnamed(layers))
-        excess = sum(size for _, _, size in unnamed) - keep
-        for domain, digest, size in unnamed:
+        left = list(unnamed(self._store, layers))
+        excess = sum(stored.disk_bytes for stored in left) - keep
+        for stored in left:
             if excess <= 0:
                 return
-            self._store.remove(domain, digest)
-            excess -= size
+            excess -= self._store.remove(stored.domain, stored.digest)
 
     def _drop_manifests(self) -> None:
         named = {

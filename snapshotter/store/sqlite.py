@@ -13,9 +13,7 @@ Migration = str | Callable[[sqlite3.Connection], None]
 BUSY_TIMEOUT_S = 10.0
 
 
-def open_database(
-    path: Path, *, synchronous: str, migrations: Sequence[Migration]
-) -> sqlite3.Connection:
+def open_database(path: Path, *, synchronous: str, migrations: Sequence[Migration]) -> sqlite3.Connection:
     """Open or create the database at `path` and bring it to revision `len(migrations)`.
 
     `migrations[i]` leads from revision i to i + 1: SQL without transaction statements, or a function that is called
@@ -35,9 +33,7 @@ def open_database(
         raise ValueError(f"synchronous={synchronous!r}")
     with database_errors(path):
         _create_private(path)
-        connection = sqlite3.connect(
-            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA synchronous={synchronous}")
@@ -57,9 +53,7 @@ def database_errors(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         if code is not None and code & 0xFF == sqlite3.SQLITE_FULL:
-            raise StoreFull(
-                f"no room to write {path}: free space on its file system"
-            ) from error
+            raise StoreFull(f"no room to write {path}: free space on its file system") from error
         raise StoreError(f"database {path}: {error}") from error
     except OSError as error:
         raise StoreError(f"database {path}: {error.strerror or error}") from error
@@ -67,14 +61,10 @@ def database_errors(path: Path) -> Iterator[None]:
 
 def _create_private(path: Path) -> None:
     """Make the file with mode 0600 first: SQLite gives the -wal and -shm files the mode of the database."""
-    os.close(
-        os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    )
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
 
 
-def _migrate(
-    connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]
-) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found > len(migrations):
         raise StateRevision(
@@ -85,9 +75,7 @@ def _migrate(
         try:
             if isinstance(migration, str):
                 # One script with its own BEGIN: executescript would commit a transaction begun before it.
-                connection.executescript(
-                    f"BEGIN IMMEDIATE;\n{migration}\n;PRAGMA user_version={revision};\nCOMMIT;"
-                )
+                connection.executescript(f"BEGIN IMMEDIATE;\n{migration}\n;PRAGMA user_version={revision};\nCOMMIT;")
             else:
                 connection.execute("BEGIN IMMEDIATE")
                 migration(connection)

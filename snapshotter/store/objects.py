@@ -1,0 +1,394 @@
+"""Content of the node's lazy layers: verified objects, partial large files, and what they may take up.
+
+Every method is plain blocking code and safe from any thread. Reading, cheapest first:
+
+    data = store.read(domain, digest, size, offset, length)        # complete: one pread; may run on the trio thread
+    if data is None and partial := store.partial(domain, identity):  # keep it while the file is in use
+        data = partial.read(ordinal, file_offset, length)
+    if data is None: in a worker thread store.prove(…), then fetch into store.writer(…)
+
+What is not said to be quick here belongs into a worker thread.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapshotter.config import CacheConfig
+from snapshotter.errors import IntegrityError, StoreError, StoreFull
+from snapshotter.store.cache_db import CacheDB
+from snapshotter.store.disk import disk_errors, hash_range, hash_zeros, syncfs
+from snapshotter.store.eviction import Evicted, bytes_to_free, room_for
+from snapshotter.store.handles import HandleCache, OpenObject
+from snapshotter.store.identity import FileIdentity
+from snapshotter.store.partial import PartialFile
+from snapshotter.store.partials import PartialSet
+from snapshotter.store.placement import ObjectInfo, Placement, is_derived
+from snapshotter.store.recovery import count_unproven, distrust
+from snapshotter.store.tally import Tally, Usage
+from snapshotter.store.tree import ObjectTree
+from snapshotter.store.verification import Progress, Verified, verify
+from snapshotter.store.writer import ChunkWriter, Spool
+
+log = logging.getLogger(__name__)
+
+OPEN_OBJECTS = 1024
+# An object that awaits proof is hashed inside a read up to this size: about half a millisecond.
+PROVE_INLINE = 1 << 20
+# Reading that `commit` does for the whole-file check itself, instead of asking for `finish`.
+FINISH_INLINE = 16 << 20
+
+
+@dataclass(slots=True)
+class StoreCounters:
+    """What the store has seen since it was opened."""
+
+    mismatches: int = 0  # complete files that do not have the digest their TOC gives
+    unreadable: int = 0  # objects that the disk did not give back
+    disproved: int = 0  # objects that did not survive a power loss
+
+
+class ObjectStore:
+    """The directories `objects`, `unproven` and `partial` of one root. The caller holds the root's lock."""
+
+    def __init__(self, root: Path, db: CacheDB, limits: CacheConfig, counters: StoreCounters | None = None) -> None:
+        """Open the store; after an unclean boot this looks at every object once.
+
+        Raises:
+            StoreError: the directories or the database cannot be used.
+        """
+        self._db = db
+        self._limits = limits
+        self.counters = counters if counters is not None else StoreCounters()
+        self._tally = Tally(db.used_estimate)
+        self._handles = HandleCache(OPEN_OBJECTS, self._tally.deleted_open)
+        self._lock = threading.Lock()  # guards the counters
+        self._sync_lock = threading.Lock()  # one sync at a time
+        with disk_errors(f"open the cache in {root}"):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            objects, unproven = ObjectTree(root / "objects"), ObjectTree(root / "unproven")
+            distrust(objects, unproven, db)
+            self._tally.change_unproven(count_unproven(unproven))
+            self._placement = Placement(objects, unproven, self._tally, self._handles)
+            self._partials = PartialSet(root / "partial", db.boot_id, self._tally.partial)
+        self._objects, self._unproven = objects, unproven
+
+    # reading
+
+    def acquire(self, domain: str, digest: bytes, size: int) -> OpenObject | None:
+        """The complete, verified object, open; None if it is not here with that size. Quick.
+
+        Its `fd` stays good until `release()` whatever is evicted meanwhile.
+        """
+        handle = self._handles.get((domain, digest))
+        if handle is None:
+            handle = self._open(domain, digest, size)
+            if handle is None:
+                return None
+        if handle.size != size:
+            handle.release()
+            return None
+        return handle
+
+    def read(self, domain: str, digest: bytes, size: int, offset: int, length: int) -> bytes | None:
+        """Up to `length` bytes at `offset` (fewer at the end of the object); None if it is not here. Quick when cached.
+
+        An object that the disk does not give back is removed and counts as absent: the network can serve it.
+        """
+        handle = self.acquire(domain, digest, size)
+        if handle is None:
+            return None
+        try:
+            data = os.pread(handle.fd, length, offset)
+        except OSError as error:
+            log.warning("cached file %s cannot be read and is fetched again: %s", digest.hex(), error)
+            data = b""
+        finally:
+            handle.release()
+        if len(data) < min(length, size - offset):
+            self._count("unreadable")
+            self.remove(domain, digest)
+            return None
+        return data
+
+    def has(self, domain: str, digest: bytes, size: int) -> bool:
+        """Whether the complete, verified object is here. Quick; opens nothing."""
+        status = self._objects.status(domain, digest)
+        return status is not None and status.st_size == size
+
+    def prove(self, domain: str, digest: bytes, size: int) -> bool:
+        """Whether the object is here after all: one that a power loss may have torn is read, and kept if it is good.
+
+        Returns at once unless objects await proof.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+        if self._tally.unproven and (found := self._unproven.open(domain, digest)) is not None:
+            fd, status = found
+            try:
+                good = status.st_size == size and not is_derived(status) and hash_range(fd, 0, size) == digest
+            except OSError:
+                good = False
+            finally:
+                os.close(fd)
+            if not good:
+                self._count("disproved")
+            with disk_errors(f"keep object {digest.hex()}"):
+                self._placement.settle(domain, digest, good=good)
+        return self.has(domain, digest, size)
+
+    def partial(self, domain: str, identity: FileIdentity) -> PartialFile | None:
+        """The file's chunks that are here; None if there are none. The first call for a file does I/O."""
+        try:
+            return self._partials.get(domain, identity)
+        except OSError as error:
+            log.warning("partial file of %s cannot be opened: %s", identity.digest.hex(), error)
+            return None
+
+    # writing
+
+    def writer(self, domain: str, identity: FileIdentity, ordinal: int) -> ChunkWriter:
+        """Where the bytes of one chunk go.
+
+        Raises:
+            StoreFull: quota or free-space floor are reached; serve from memory, and evict.
+            StoreError: the disk refused.
+        """
+        self._check_room(identity.chunks[ordinal][1])
+        with disk_errors(f"write into domain {domain}"):
+            spool = Spool(self._partials.directory(domain), self._partials.temporary(), [])
+        return ChunkWriter(identity, ordinal, spool, lambda *chunk: self._accept(domain, *chunk))
+
+    def mark_zeros(self, domain: str, identity: FileIdentity, ordinal: int) -> bool:
+        """Have a chunk that the blob does not carry because it is all zeros, as a hole. Returns what `commit` returns.
+
+        Raises:
+            IntegrityError: the TOC's digests say that it is not all zeros.
+            StoreFull: no room on the disk.
+            StoreError: the disk refused.
+        """
+        _, size, digest = identity.chunks[ordinal]
+        whole = len(identity.chunks) == 1
+        expected = {digest} - {b""} | ({identity.digest} if whole and not identity.derived else set())
+        if expected and expected != {hash_zeros(size)}:
+            raise IntegrityError(f"chunk {ordinal} of file {identity.digest.hex()}: the TOC says zeros, its digest not")
+        with disk_errors(f"store chunk {ordinal} of file {identity.digest.hex()}"):
+            if whole:
+                spool = Spool(self._partials.directory(domain), self._partials.temporary(), [])
+                try:
+                    spool.to_file()
+                    os.ftruncate(spool.fd, size)
+                    self._placement.place(domain, identity, spool.directory, spool.name, spool.fd)
+                finally:
+                    spool.discard()
+                return False
+            return self._store(domain, identity, lambda partial: partial.store_zeros(ordinal))
+
+    def finish(self, domain: str, identity: FileIdentity) -> bool:
+        """Check a large file whose chunks are all here as a whole, and make it an object. Reads up to all of it.
+
+        False: not complete, or its digest is not the TOC's: that is remembered and counted, and reads go on from
+        the verified chunks.
+
+        Raises:
+            StoreFull: no room on the disk.
+            StoreError: the disk refused.
+        """
+        with disk_errors(f"complete file {identity.digest.hex()}"):
+            partial = self._partials.get(domain, identity)
+            if partial is None or not partial.complete or partial.mismatch:
+                return self.has(domain, identity.digest, identity.size)
+            found = partial.whole_digest()
+            if found is None:
+                return self.has(domain, identity.digest, identity.size)
+            if found != identity.digest and not identity.derived:
+                self._count("mismatches")
+                log.warning("file %s: all chunks verify, the whole has sha256 %s", identity.digest.hex(), found.hex())
+                partial.record_mismatch()
+                return False
+            with partial.borrow() as fd:
+                if fd is not None:
+                    self._placement.place(
+                        domain, identity, self._partials.directory(domain), f"{partial.name}.data", fd
+                    )
+                    self._partials.finished(domain, partial)
+            return self.has(domain, identity.digest, identity.size)
+
+    def _accept(self, domain: str, identity: FileIdentity, ordinal: int, spool: Spool) -> bool:
+        """Take a verified chunk from a writer; see `ChunkWriter.commit` for the answer."""
+        if len(identity.chunks) == 1:
+            spool.to_file()
+            self._placement.place(domain, identity, spool.directory, spool.name, spool.fd)
+            return False
+        return self._store(domain, identity, lambda partial: partial.store(ordinal, spool))
+
+    def _store(self, domain: str, identity: FileIdentity, store: Callable[[PartialFile], bool]) -> bool:
+        """Add a chunk to the partial file, to a new one if it is removed at this moment."""
+        while not self.has(domain, identity.digest, identity.size):
+            partial = self._partials.obtain(domain, identity)
+            if not store(partial):
+                continue
+            return self._stored(domain, identity, partial)
+        return False
+
+    def _stored(self, domain: str, identity: FileIdentity, partial: PartialFile) -> bool:
+        """A chunk is on record, so nothing that fails from here on may fail its commit."""
+        try:
+            partial.advance_hash()
+            self._partials.changed(domain, partial)
+            if not partial.complete or partial.mismatch:
+                return False
+            if partial.unhashed > FINISH_INLINE:
+                return True
+            self.finish(domain, identity)
+        except (OSError, StoreError) as error:
+            log.warning("file %s stays partial for now: %s", identity.digest.hex(), error)
+        return False
+
+    def _open(self, domain: str, digest: bytes, size: int) -> OpenObject | None:
+        try:
+            found = self._objects.open(domain, digest)
+            if found is None:
+                if not self._tally.unproven or size > PROVE_INLINE or not self.prove(domain, digest, size):
+                    return None
+                found = self._objects.open(domain, digest)
+                if found is None:
+                    return None
+            handle = self._handles.add((domain, digest), *found)
+            if os.fstat(handle.fd).st_nlink == 0:  # removed between open and add, when there was nothing to drop
+                self._handles.drop((domain, digest))
+            return handle
+        except (OSError, StoreError) as error:
+            log.warning("cached file %s cannot be opened and is fetched again: %s", digest.hex(), error)
+            self._count("unreadable")
+            return None
+
+    # upkeep
+
+    @property
+    def dirty(self) -> bool:
+        """Something changed since the last `sync`."""
+        return self._placement.dirty or self._partials.unsynced
+
+    def sync(self) -> None:
+        """Have all content so far survive a power loss; call it every half minute or so while `dirty`. Slow.
+
+        Raises:
+            StoreError: the disk refused; nothing is vouched for that was not safe before.
+        """
+        with self._sync_lock:
+            came, went = self._placement.begin_sync()
+            chunks = self._partials.begin_sync()
+            try:
+                syncfs(self._objects.fd)
+                self._db.record(came, went, self._tally.used())
+                with disk_errors("mark partial files as synced"):
+                    self._partials.end_sync(chunks)
+            except BaseException:
+                self._placement.sync_failed(came, went)
+                raise
+
+    def close(self) -> None:
+        """Sync, and leave word that the end was in order. Nothing may be called afterwards, but handles may be released.
+
+        Raises:
+            StoreError: the disk refused the sync; the next start checks what is not vouched for if the machine stops meanwhile.
+        """
+        try:
+            self.sync()
+            if not self.dirty:
+                self._db.end()
+        finally:
+            self._handles.close()
+            self._partials.close()
+            self._objects.close()
+            self._unproven.close()
+            self._db.close()
+
+    def usage(self) -> Usage:
+        """What the cache takes up, exactly; the first call counts all files.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+        with disk_errors("count the cache"):
+            self._tally.recount(self._placement.scan)
+        return self._tally.usage()
+
+    def over_limit(self) -> int:
+        """Bytes that must leave for quota and free-space floor; 0 if none. The first call counts all files.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+        with disk_errors("count the cache"):
+            self._tally.recount(self._placement.scan)
+            return bytes_to_free(self._tally.used(), self._free(), self._limits)
+
+    def evict(self, candidates: Iterable[tuple[str, bytes, int]], bytes_to_free: int) -> Evicted:
+        """Remove (domain, digest, size) after (domain, digest, size) with their partial files until enough is free.
+
+        Partial files that somebody reads or writes at this moment stay. `candidates` is read no further than needed.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+        freed = objects = partials = 0
+        with disk_errors("evict from the cache"):
+            for domain, digest, _ in candidates:
+                if freed >= bytes_to_free:
+                    break
+                removed = self._placement.remove(domain, digest)
+                if removed is not None:
+                    objects += 1
+                    freed += removed
+                for entry in self._partials.of_digest(domain, digest):
+                    size = self._partials.remove(entry, unless_busy=True)
+                    partials += size > 0
+                    freed += size
+        return Evicted(freed, objects, partials)
+
+    def remove(self, domain: str, digest: bytes) -> int:
+        """Remove an object and its partial files, in use or not; bytes on disk that this frees.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+        with disk_errors(f"remove object {digest.hex()}"):
+            freed = self._placement.remove(domain, digest) or 0
+            return freed + sum(self._partials.remove(entry) for entry in self._partials.of_digest(domain, digest))
+
+    def domains(self) -> list[str]:
+        """Sharing domains that have content."""
+        return sorted(self._placement.domains() | set(self._partials.domains()))
+
+    def iterate(self, domain: str) -> Iterator[ObjectInfo]:
+        """The domain's objects; one that comes or goes meanwhile may be missed."""
+        return self._placement.iterate(domain)
+
+    def iterate_partials(self, domain: str) -> Iterator[ObjectInfo]:
+        """The domain's partial files; one digest may come more than once."""
+        for entry in self._partials.entries(domain):
+            yield ObjectInfo(domain, entry.digest, entry.size, entry.disk_bytes)
+
+    def verify(self, progress: Progress) -> Verified:
+        """Read everything again; see `verification.verify`. Very slow."""
+        return verify(self._placement, self._partials, progress)
+
+    def _free(self) -> int:
+        status = os.fstatvfs(self._objects.fd)
+        return status.f_bavail * status.f_frsize
+
+    def _check_room(self, size: int) -> None:
+        with disk_errors("look at the cache's file system"):
+            reason = room_for(size, self._tally.used(), self._free(), self._limits)
+        if reason is not None:
+            raise StoreFull(f"cannot cache {size} bytes more: {reason}")
+
+    def _count(self, counter: str) -> None:
+        with self._lock:
+            setattr(self.counters, counter, getattr(self.counters, counter) + 1)

@@ -1,7 +1,8 @@
 """Compares two trees in everything that stat, listxattr, readlink and read show.
 
 Not compared: inode numbers themselves (their grouping is), the size of folders and the blocks behind a file, which
-belong to a file system and not to an image.
+belong to a file system and not to an image; and the modification time of the root, which containerd takes from no
+layer. Entries that a lazy format adds to a layer for itself are left out on both sides.
 """
 
 import os
@@ -13,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 
 PIECE = 1 << 20
+# An unpacked layer has them as ordinary files; a lazy mount hides them.
+FORMAT_ENTRIES = frozenset({b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"})
 
 
 class Clock(StrEnum):
@@ -72,7 +75,8 @@ def _tree(root: bytes) -> dict[bytes, _Entry]:
     waiting = [b"."]
     while waiting:
         folder = waiting.pop()
-        for name in os.listdir(os.path.join(root, folder)):
+        names = os.listdir(os.path.join(root, folder))
+        for name in names if folder != b"." else set(names) - FORMAT_ENTRIES:
             path = os.path.join(folder, name)
             entry = _Entry(os.path.join(root, path), os.lstat(os.path.join(root, path)))
             found[path] = entry
@@ -89,7 +93,7 @@ def _compare(path: bytes, left: _Entry, right: _Entry, clock: Clock) -> Iterator
     pairs = {
         "mode": (oct(one.st_mode), oct(other.st_mode)),
         "owner": ((one.st_uid, one.st_gid), (other.st_uid, other.st_gid)),
-        "mtime": (_time(one, clock), _time(other, clock)),
+        "mtime": (_time(one, clock), _time(other, clock)) if path != b"." else (0, 0),
         "links": (one.st_nlink, other.st_nlink),
         "xattrs": (_xattrs(left.path), _xattrs(right.path)),
     }

@@ -32,8 +32,13 @@ class Figure:
 
 
 def push_lazy(registry: Registry, image: Image, name: str) -> None:
-    """Put an image into the registry as `name`:plain and, converted, as `name`:lazy; and the pause image."""
+    """Put an image into the registry as `name`:plain and, converted, as `name`:lazy; and the pause image.
+
+    An image that another figure has put there already stays.
+    """
     with registry.client() as client:
+        if client.has(name, "lazy"):
+            return
         pause_image(BUILD / "pause").push(client, PAUSE)
         image.push(client, f"{name}:plain")
     convert(registry.host, f"{name}:plain", f"{name}:lazy")

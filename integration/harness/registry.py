@@ -81,6 +81,11 @@ class RegistryClient:
             where = httpx.URL(upload.headers["Location"]).copy_merge_params({"digest": digest})
             self._http.put(where, content=content, headers=headers).raise_for_status()
 
+    def has(self, repository: str, tag: str) -> bool:
+        """Whether there is an image under this tag."""
+        headers = {"Accept": ", ".join(MANIFEST_TYPES)}
+        return self._http.head(f"/v2/{repository}/manifests/{tag}", headers=headers).status_code == httpx.codes.OK
+
     def push_manifest(self, repository: str, tag: str, manifest: bytes, media_type: str) -> None:
         """Put a manifest under a tag."""
         headers = {"Content-Type": media_type}

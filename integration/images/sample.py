@@ -74,6 +74,8 @@ def _distribution(tar: tarfile.TarFile) -> None:
     """What a minimal installation of Debian is, with its modes, owners and links."""
     paths = {_merged(path) for path in _dpkg("--listfiles", *_required_packages()).splitlines() if path.startswith("/")}
     paths |= {"/etc/passwd", "/etc/group", *(f"/{name}" for name in MERGED)}
+    # Without an entry of its own a folder's time is that of the unpacking.
+    paths |= {str(parent) for path in paths for parent in Path(path).parents}
     written = set()
     for path in sorted(path for path in paths if path != "/" and os.path.lexists(path)):
         _add(tar, path, path[1:])
@@ -89,12 +91,13 @@ def _interpreter(tar: tarfile.TarFile) -> None:
     library = sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix, "base": sys.base_prefix})
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     modules = [path for path in _walk(library) if not _left_out(os.path.relpath(path, library))]
+    place = f"usr/lib/{sysconfig.get_config_var('MULTIARCH')}"
+    folders = ("usr", "usr/local", "usr/local/bin", "usr/local/lib", f"usr/local/lib/{version}", "usr/lib", place)
+    for name in folders:
+        tar.addfile(_folder(name))
     _add(tar, program, "usr/local/bin/python3")
-    tar.addfile(_folder(f"usr/local/lib/{version}"))
     for path in modules:
         _add(tar, path, f"usr/local/lib/{version}/{os.path.relpath(path, library)}")
-    place = f"usr/lib/{sysconfig.get_config_var('MULTIARCH')}"
-    tar.addfile(_folder(place))
     for name, path in sorted(_libraries([program, *(path for path in modules if path.endswith(".so"))]).items()):
         _add(tar, os.path.realpath(path), f"{place}/{name}")
 
@@ -102,7 +105,8 @@ def _interpreter(tar: tarfile.TarFile) -> None:
 def _application(tar: tarfile.TarFile) -> None:
     """What this project is built on, as an application's own layer: thousands of small files and some large ones."""
     library = sysconfig.get_path("purelib")
-    tar.addfile(_folder("opt/application"))
+    for name in ("opt", "opt/application"):
+        tar.addfile(_folder(name))
     for path in _walk(library):
         if "__pycache__" not in path:
             _add(tar, path, f"opt/application/{os.path.relpath(path, library)}")

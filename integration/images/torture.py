@@ -33,6 +33,8 @@ def torture_image(folder: Path, news: bytes = b"") -> Image:
 
     def lowest(tar: tarfile.TarFile) -> None:
         layer = _Layer(tar)
+        # containerd makes the root itself and ignores a layer's entry for it.
+        layer.folder(b"./", 0o711)
         if news:
             layer.file(b"news", news)
         _lowest(layer)

@@ -27,10 +27,10 @@ from . import members
 from .codec import Codec
 from .digest import Digest, parse_digest
 from .limits import KIB, MIB, TOC_COMPRESSED, TOC_RAW
+from .tar_entries import TOC_NAME
 
 __all__ = [
     "TAIL_MIN",
-    "TOC_NAME",
     "Codec",
     "Flavor",
     "Footer",
@@ -65,9 +65,6 @@ class Footer:
     toc_raw_size: int | None
     payload_end: int
 
-
-TOC_NAME = "stargz.index.json"
-"""The TOC's name in its tar."""
 
 ESTARGZ_SIZE = 51
 STARGZ_SIZE = 47

@@ -52,9 +52,8 @@ def build_index(toc_json: bytes, options: BuildOptions) -> bytes:
     names = _Numbering(tree)
     content = _Content(tree, names)
     sets = _Xattrs(tree, names)
-    nodes = _nodes(tree, names, content, sets)
-    parts = {
-        "nodes": (nodes, len(names.order)),
+    tables = {
+        "nodes": (_nodes(tree, names, content, sets), len(names.order)),
         "dirents": (names.dirents, len(names.dirents) // DIRENT.size),
         "names": (names.names, len(names.names)),
         "text": (tree.text, len(tree.text)),
@@ -65,29 +64,35 @@ def build_index(toc_json: bytes, options: BuildOptions) -> bytes:
         "xattrs": (sets.starts, len(sets.starts) // WORD.size),
         "xdata": (sets.data, len(sets.data)),
     }
-    body = b"".join(parts[name][0] for name in SECTIONS)
+    header = _header([tables[name] for name in SECTIONS], options, tree, content.size, toc_json)
+    return b"".join((header, *(tables[name][0] for name in SECTIONS)))
+
+
+def _header(
+    tables: list[tuple[bytearray, int]], options: BuildOptions, tree: Tree, content_size: int, toc_json: bytes
+) -> bytes:
     spans: list[int] = []
-    at = HEADER_SIZE
-    for name in SECTIONS:
-        table, count = parts[name]
+    at, checksum = HEADER_SIZE, 0
+    for table, count in tables:
         spans += (at, count)
         at += len(table)
+        checksum = zlib.crc32(table, checksum)
     header = HEADER.pack(
         MAGIC,
         INDEX_REVISION,
         FLAG_VERIFIED if tree.chunks.verified else 0,
         CODECS.index(options.codec),
-        zlib.crc32(body),
-        HEADER_SIZE + len(body),
+        checksum,
+        at,
         options.blob_size,
         options.payload_end,
-        content.size,
+        content_size,
         raw(options.layer_digest),
         hashlib.sha256(toc_json).digest(),
         -1 if tree.prefetch_end is None else tree.prefetch_end,
         *spans,
     )
-    return b"".join((header, WORD.pack(zlib.crc32(header)), body))
+    return header + WORD.pack(zlib.crc32(header))
 
 
 class _Numbering:

@@ -38,7 +38,7 @@ class Mount:
 
 
 def mount(source: str, target: Path, fs_type: str, flags: int, data: str) -> None:
-    """Mount by mount(2).
+    """Ask the kernel to mount.
 
     Raises:
         PlaneError: the kernel refused; the message carries its reason.

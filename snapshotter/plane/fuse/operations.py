@@ -13,6 +13,8 @@ Whatever happens in a handler, what leaves it is a reply or a FUSEError: any oth
 and with it every mount of the node.
 """
 
+# ruff: noqa: ARG002 - pyfuse3 prescribes what a handler is given
+
 import errno
 import functools
 import os
@@ -34,6 +36,9 @@ INFINITE_S: Final = 1e9
 BLOCK_SIZE: Final = 4096
 """st_blksize. cp and cat read 128 KiB and more whatever it says; stdio allocates and reads that much for each file, so
 a larger value makes programs that open many small files slower. It is also what an unpacked layer shows."""
+
+OVERLAY_QUESTIONS: Final = frozenset({b"trusted.overlay.metacopy", b"trusted.overlay.origin"})
+"""overlayfs asks these of every file and directory that it meets. No layer has them: an index drops `trusted.*`."""
 
 LAYERS_NAME: Final = b"layers"
 READY_NAME: Final = b"ready"
@@ -57,7 +62,7 @@ def translated(
         except SnapshotterError as error:
             self.complaints.about(name, error)
             raise FUSEError(error.errno) from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the door
             self.complaints.about(name, error)
             raise FUSEError(errno.EIO) from None
 
@@ -71,10 +76,12 @@ class LayerOperations(pyfuse3.Operations):
     `state_dir` is the directory whose file system statfs speaks of.
     """
 
-    # These three are negotiated in INIT and must stay the same in every version, or no later process can take over.
+    # Negotiated in INIT: these three must stay the same in every version, or no later process can take over.
     supports_dot_lookup = True
+    """overlayfs then remembers by file handle what it copied up, and st_ino stays."""
     enable_writeback_cache = False
-    enable_acl = False
+    enable_acl = True
+    """Without it the kernel shows POSIX ACLs of a layer but does not act on them."""
 
     def __init__(self, shelf: ServedShelf, session: int, state_dir: Path, complaints: Complaints | None = None) -> None:
         super().__init__()
@@ -83,7 +90,6 @@ class LayerOperations(pyfuse3.Operations):
         self._state_dir = state_dir
         self._session_name = b"%d" % session
         self._numbers = Numbers(session)
-        self._bases: dict[int, int] = {}
         self._absent = EntryAttributes()
         self._absent.st_ino = Inode(0)
         self._absent.entry_timeout = self._absent.attr_timeout = INFINITE_S
@@ -93,6 +99,7 @@ class LayerOperations(pyfuse3.Operations):
 
     @translated
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Find a name. Inside a layer the answer holds for ever, absence too."""
         layer, node = self._find(parent_inode)
         if layer is None:
             return self._lookup_fixed(node, name)
@@ -106,6 +113,7 @@ class LayerOperations(pyfuse3.Operations):
 
     @translated
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        """The target, as the TOC has it."""
         layer, node = self._find(inode)
         if layer is None:
             raise FUSEError(errno.EINVAL)
@@ -113,6 +121,7 @@ class LayerOperations(pyfuse3.Operations):
 
     @translated
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        """The handle is the inode number."""
         return inode
 
     @translated
@@ -135,17 +144,21 @@ class LayerOperations(pyfuse3.Operations):
 
     @translated
     async def releasedir(self, fh: int) -> None:
-        return None
+        """Nothing was opened."""
 
     # Attributes
 
     @translated
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        """What stat shows."""
         layer, node = self._find(inode)
         return self._fixed[Fixed(node)] if layer is None else self._attributes(layer, node)
 
     @translated
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        """One attribute, or ENODATA."""
+        if name in OVERLAY_QUESTIONS:
+            raise FUSEError(errno.ENODATA)
         layer, node = self._find(inode)
         value = None if layer is None else layer.index.xattrs(node).get(name)
         if value is None:
@@ -154,6 +167,7 @@ class LayerOperations(pyfuse3.Operations):
 
     @translated
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        """The names of all attributes."""
         layer, node = self._find(inode)
         return () if layer is None else tuple(layer.index.xattrs(node))
 
@@ -175,12 +189,16 @@ class LayerOperations(pyfuse3.Operations):
 
     @translated
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        """The handle is the inode number; cached pages stay, since contents never change."""
         if flags & (os.O_WRONLY | os.O_RDWR):
             raise FUSEError(errno.EROFS)
         return FileInfo(fh=inode, keep_cache=True)
 
     @translated
-    async def read(self, fh: int, off: int, size: int) -> bytes:
+    async def read(  # type: ignore[override]  # pyfuse3 takes any contiguous buffer
+        self, fh: int, off: int, size: int
+    ) -> bytes | bytearray:
+        """`size` bytes of a file from `off`, fewer only at its end."""
         layer, node = self._find(fh)
         if layer is None:
             return b""
@@ -194,7 +212,7 @@ class LayerOperations(pyfuse3.Operations):
 
     @translated
     async def release(self, fh: int) -> None:
-        return None
+        """Nothing was opened."""
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Nothing is counted: the numbers mean the same in every process."""
@@ -217,13 +235,9 @@ class LayerOperations(pyfuse3.Operations):
         return layer, node
 
     def _attributes(self, layer: ServedLayer, node: int) -> EntryAttributes:
-        number = layer.number
-        base = self._bases.get(number)
-        if base is None:
-            base = self._bases[number] = self._numbers.layer_base(number)
         real, entry = layer.index.attributes(node), EntryAttributes()
         mode, mtime_ns = real.mode, real.mtime_ns
-        entry.st_ino = base | node
+        entry.st_ino = self._numbers.layer_base(layer.number) | node
         entry.st_mode = mode
         entry.st_nlink = real.nlink
         entry.st_uid = real.uid
@@ -249,8 +263,10 @@ class LayerOperations(pyfuse3.Operations):
         return entry
 
     def _children(self, node: int) -> tuple[tuple[bytes, Fixed], ...]:
-        """The names of a directory above the layers. Layers are reached by number and not listed, so that no walk of
-        the node's file systems (updatedb, find) wanders into images."""
+        """The names of a directory above the layers.
+
+        Layers are reached by number and not listed, so that no walk of the node's file systems wanders into images.
+        """
         if node == Fixed.ROOT:
             return ((self._session_name, Fixed.SESSION),)
         if node == Fixed.SESSION:

@@ -88,7 +88,7 @@ def parse_init_reply(message: bytes) -> InitReply:
 
 
 def patch_init_reply(reply: bytes, request: bytes) -> bytes:
-    """libfuse's reply with the flags and limits that it forgets, as far as the kernel offers them.
+    """The reply of libfuse with the flags and limits that it forgets, as far as the kernel offers them.
 
     Only what libfuse need not know about is touched; in particular never what sizes its buffers.
 

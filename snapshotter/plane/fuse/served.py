@@ -8,44 +8,76 @@ class NodeAttributes(Protocol):
     """What stat shows of a node; `size` in bytes, `mode` with the type bits, `rdev` as os.makedev gives it."""
 
     @property
-    def mode(self) -> int: ...
+    def mode(self) -> int:
+        """Permissions and type."""
+
     @property
-    def uid(self) -> int: ...
+    def uid(self) -> int:
+        """Owner."""
+
     @property
-    def gid(self) -> int: ...
+    def gid(self) -> int:
+        """Group."""
+
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Bytes."""
+
     @property
-    def mtime_ns(self) -> int: ...
+    def mtime_ns(self) -> int:
+        """Unix time in nanoseconds."""
+
     @property
-    def nlink(self) -> int: ...
+    def nlink(self) -> int:
+        """Link count."""
+
     @property
-    def rdev(self) -> int: ...
+    def rdev(self) -> int:
+        """Device number."""
 
 
 class ServedIndex(Protocol):
     """The tree of a layer. Every answer is a pure function of the layer, and immediate."""
 
-    def lookup(self, parent: int, name: bytes) -> int | None: ...
-    def parent(self, node: int) -> int: ...
-    def attributes(self, node: int) -> NodeAttributes: ...
-    def entries(self, directory: int, start: int) -> Iterable[tuple[int, bytes, int]]: ...
-    def readlink(self, node: int) -> bytes: ...
-    def xattrs(self, node: int) -> Mapping[bytes, bytes]: ...
+    def lookup(self, parent: int, name: bytes) -> int | None:
+        """The node of that name, if there is one."""
+
+    def parent(self, node: int) -> int:
+        """The directory above a directory."""
+
+    def attributes(self, node: int) -> NodeAttributes:
+        """What stat shows."""
+
+    def entries(self, directory: int, start: int) -> Iterable[tuple[int, bytes, int]]:
+        """(position + 1, name, node) from position `start`, in an order that never changes, without "." and ".."."""
+
+    def readlink(self, node: int) -> bytes:
+        """The target of a symbolic link."""
+
+    def xattrs(self, node: int) -> Mapping[bytes, bytes]:
+        """Extended attributes; of `trusted.*` only what overlayfs must see."""
 
 
 class ServedLayer(Protocol):
     """One attached layer."""
 
     @property
-    def number(self) -> int: ...
+    def number(self) -> int:
+        """Its layer number."""
+
     @property
-    def index(self) -> ServedIndex: ...
-    async def read(self, node: int, offset: int, size: int) -> bytes:
-        """At most `size` verified bytes of a regular file, fewer only at its end; else SnapshotterError."""
+    def index(self) -> ServedIndex:
+        """Its tree."""
+
+    async def read(self, node: int, offset: int, size: int) -> bytes | bytearray:
+        """At most `size` verified bytes of a regular file, fewer only at its end; else SnapshotterError.
+
+        The buffer is the caller's: never a view of a file mapping.
+        """
 
 
 class ServedShelf(Protocol):
     """The attached layers by number."""
 
-    def get(self, number: int) -> ServedLayer | None: ...
+    def get(self, number: int) -> ServedLayer | None:
+        """The layer, or None if it is not attached."""

@@ -70,6 +70,7 @@ class FuseSession:
         Raises:
             PlaneError: libfuse or the kernel refused.
         """
+        trio_shim.install()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             number = theirs.detach()
@@ -80,7 +81,6 @@ class FuseSession:
             log.info("the FUSE connection %s was initialised by an earlier process", self._connection.device)
         os.dup2(self._connection.fd, number, inheritable=False)
         os.set_blocking(number, False)
-        trio_shim.install()
         raise_read_ahead(self._connection.device)
         agreed = parse_init_reply(reply)
         log.debug("FUSE flags %#x, max_background %d", agreed.flags, agreed.max_background)

@@ -1,18 +1,31 @@
-"""What pyfuse3 sees as its `trio`: the real one, with two corrections.
+"""What pyfuse3 sees as its `trio`: the real one, with three names replaced.
 
-pyfuse3 waits until the connection is readable and then reads it while holding the interpreter's lock. If the request
-vanishes in between (its process was killed), a blocking read stops every thread of the daemon until the next request,
-and a non-blocking one ends `pyfuse3.main` with EAGAIN. pyfuse3 looks its `trio` up as a module attribute on purpose,
-so that it can be replaced; we replace two names of it.
+`lowlevel.wait_readable` and `open_nursery` cure a hang. pyfuse3 waits until the connection is readable and then reads
+it while holding the interpreter's lock. If the request vanishes in between (its process was killed), a blocking read
+stops every thread of the daemon until the next request, and a non-blocking one ends `pyfuse3.main` with EAGAIN.
+
+`wait_readable` and `Lock` save time. A walk through 6 500 entries makes 10 000 requests, each sent after the answer to
+the last; with trio's own it took 0.6 s, so 0.26 s, and native ext4 takes 0.08 s (2 cores, Linux 6.18).
+
+pyfuse3 looks its `trio` up as a module attribute on purpose, so that it can be replaced (its asyncio mode does).
 """
 
+import os
 import select
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import pyfuse3
 import trio
+
+_TURN_S: Final = 0.0003
+"""How long FUSE requests may keep other tasks of the loop waiting."""
+_LINGER_S: Final = 0.00005
+"""How long to look for the next request before sleeping. Waking an idle core costs more than a whole request."""
+_BRISK_S: Final = 0.0002
+"""A request that came within this time promises that another will."""
 
 
 class _Lowlevel:
@@ -20,6 +33,7 @@ class _Lowlevel:
 
     def __init__(self) -> None:
         self._polls: dict[int, select.poll] = {}
+        self._brisk = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio.lowlevel, name)
@@ -29,10 +43,42 @@ class _Lowlevel:
         if poll is None:
             poll = self._polls[fd] = select.poll()
             poll.register(fd, select.POLLIN)
-        # Asking first saves two system calls and a turn of the event loop when requests come in a row. Other tasks
-        # are not starved: pyfuse3 takes a trio.Lock before each wait, and that yields.
+        if poll.poll(0):
+            return
+        began = time.monotonic()
+        while self._brisk and time.monotonic() - began < _LINGER_S:
+            # Lets the client run where it shares our core: with both cores busy a walk takes 0.2 s instead of 0.9 s.
+            os.sched_yield()
+            if poll.poll(0):
+                return
         while not poll.poll(0):
             await trio.lowlevel.wait_readable(fd)
+        self._brisk = time.monotonic() - began < _BRISK_S
+
+
+class _ReadTurn:
+    """The lock that lets one session task at a time wait for the connection.
+
+    trio's passes through the scheduler at each request, and hands itself to the other task. This one is taken by the
+    task that comes first, and lets the rest of the program run once in `_TURN_S`.
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._yielded = time.monotonic()
+
+    async def __aenter__(self) -> None:
+        if self._held or time.monotonic() - self._yielded > _TURN_S:
+            await trio.lowlevel.checkpoint()
+            while self._held:
+                await self._waiting.park()
+            self._yielded = time.monotonic()
+        self._held = True
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._held = False
+        self._waiting.unpark()
 
 
 class _Nursery:
@@ -53,24 +99,21 @@ class GuardedTrio:
 
     def __init__(self) -> None:
         self.lowlevel = _Lowlevel()
+        self.Lock = _ReadTurn
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio, name)
 
     @asynccontextmanager
     async def open_nursery(self) -> AsyncIterator[_Nursery]:
+        """A nursery as pyfuse3 opens it for its session tasks."""
         async with trio.open_nursery() as nursery:
             yield _Nursery(nursery)
 
 
 def install() -> None:
-    """Make pyfuse3 use `GuardedTrio` from now on."""
+    """Make pyfuse3 use a `GuardedTrio` from now on."""
     vars(pyfuse3)["trio"] = GuardedTrio()
-
-
-def uninstall() -> None:
-    """Give pyfuse3 the real trio back."""
-    vars(pyfuse3)["trio"] = trio
 
 
 async def _until_done(function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:

@@ -1,0 +1,164 @@
+"""The fuse plane as the service sees it: layers become lower directories below the node's one FUSE mount.
+
+Called from gRPC threads. What it needs of the layer room runs on the trio loop, through the bridge that it is given.
+Nothing here opens a path inside the FUSE mount.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, Generic, Protocol, TypeVar, TypeVarTuple
+
+import pyfuse3
+
+from snapshotter.errors import NotLazy, Reason
+from snapshotter.plane.fuse.inodes import Fixed, Numbers
+from snapshotter.plane.fuse.operations import LAYERS_NAME
+from snapshotter.plane.links import Links
+
+MOUNT_NAME: Final = "fuse"
+LINKS_NAME: Final = "l"
+RELEASE_TIMEOUT_S: Final = 120.0
+"""Content that nobody else names is deleted on the way, file by file."""
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Request = TypeVar("Request")
+Request_contra = TypeVar("Request_contra", contravariant=True)
+Attached = TypeVar("Attached")
+Attached_co = TypeVar("Attached_co", covariant=True)
+
+
+class Numbered(Protocol):
+    """A layer that has its number."""
+
+    @property
+    def number(self) -> int:
+        """Its layer number."""
+
+
+class LowerLayer(Protocol):
+    """One committed snapshot of a chain."""
+
+    @property
+    def snapshot_id(self) -> int:
+        """Its id, never used twice."""
+
+    @property
+    def layer_number(self) -> int | None:
+        """The lazy layer that it is, or None for an ordinary directory."""
+
+
+class Layers(Protocol[Request_contra, Attached_co]):
+    """What the plane needs of the layer room."""
+
+    async def resolve(self, request: Request_contra) -> Numbered:
+        """Attach the layer, or raise NotLazy."""
+
+    async def release(self, number: int) -> None:
+        """Forget a layer and what only it needs."""
+
+    def describe(self, number: int) -> Attached_co:
+        """What is known of a layer; from any thread. Raises NotFound, StoreError."""
+
+    def touch(self, numbers: Sequence[int]) -> None:
+        """Note a use; from any thread."""
+
+
+class Call(Protocol):
+    """Runs an async function on the trio loop from another thread, with a deadline."""
+
+    def __call__(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts, timeout_s: float) -> T:
+        """Its result; TimeoutError after `timeout_s`."""
+
+
+class FusePlane(Generic[Request, Attached]):
+    """Fulfils the service's `LazyLayers` with one FUSE session.
+
+    `run_dir` holds the mount (`fuse`) and the links (`l`); `snapshot_fs` gives the directory of an ordinary snapshot.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        session: int,
+        layers: Layers[Request, Attached],
+        snapshot_fs: Callable[[int], Path],
+        call: Call,
+        attach_timeout_s: float,
+        invalidate: Callable[[int, bytes], None] | None = None,
+    ) -> None:
+        self._links = Links(run_dir / LINKS_NAME)
+        # Relative, so that the link says the same wherever the run directory is seen.
+        self._layers_path = f"../{MOUNT_NAME}/{session}/{LAYERS_NAME.decode()}"
+        self._layers = layers
+        self._layers_inode = Numbers(session).of_fixed(Fixed.LAYERS)
+        self._snapshot_fs = snapshot_fs
+        self._call = call
+        self._attach_timeout_s = attach_timeout_s
+        self._invalidate = invalidate or partial(pyfuse3.invalidate_entry_async, ignore_enoent=True)
+
+    def attach(self, request: Request) -> Attached:
+        """Resolve, check and record one layer; it can be used when this returns.
+
+        Raises:
+            NotLazy: with the reason.
+        """
+        try:
+            layer = self._call(self._layers.resolve, request, timeout_s=self._attach_timeout_s)
+        except TimeoutError as error:
+            raise NotLazy(Reason.TIMEOUT, f"the layer was not ready in time: {error}") from error
+        return self._layers.describe(layer.number)
+
+    def describe(self, number: int) -> Attached:
+        """What is known of a recorded layer, without any network. Raises NotFound, StoreError."""
+        return self._layers.describe(number)
+
+    def release(self, number: int) -> None:
+        """Drop a layer that no snapshot names any more.
+
+        The kernel is told to forget its name: numbers are never used again, and what it remembers below would stay
+        in memory until that is short.
+        """
+        self._call(self._layers.release, number, timeout_s=RELEASE_TIMEOUT_S)
+        self._invalidate(self._layers_inode, b"%d" % number)
+
+    def lowerdirs(self, chain: Sequence[LowerLayer], *, extraction: bool) -> tuple[str, ...]:  # noqa: ARG002
+        """Links for `lowerdir=`, topmost first. On this plane a layer is whole by itself, for an extraction too.
+
+        Of equal layers only the topmost stays: overlayfs refuses a directory that occurs twice (ELOOP), and what a
+        lower one adds is hidden anyway.
+
+        Raises:
+            PlaneError: a link cannot be written.
+        """
+        seen: set[int] = set()
+        paths = []
+        for lower in chain:
+            if lower.layer_number is not None:
+                if lower.layer_number in seen:
+                    continue
+                seen.add(lower.layer_number)
+            paths.append(self._links.point(lower.snapshot_id, self._target(lower)))
+        return tuple(paths)
+
+    def view_mount(self, layer: LowerLayer) -> tuple[str, str, tuple[str, ...]]:
+        """(type, source, options) of a read-only mount of one layer alone.
+
+        An overlay above an empty directory, since a bind would inherit `nosuid` and `nodev` of the FUSE mount.
+        """
+        link = self._links.point(layer.snapshot_id, self._target(layer))
+        return "overlay", "overlay", (f"lowerdir={link}:{self._links.empty}",)
+
+    def touch(self, numbers: Sequence[int]) -> None:
+        """Note that a Prepare or Mounts named these layers just now."""
+        self._layers.touch(numbers)
+
+    def forget_snapshots(self, live: Collection[int], below: int) -> None:
+        """Remove the links of every snapshot id under `below` that is not among `live`."""
+        self._links.forget(live, below)
+
+    def _target(self, lower: LowerLayer) -> str:
+        if lower.layer_number is None:
+            return str(self._snapshot_fs(lower.snapshot_id))
+        return f"{self._layers_path}/{lower.layer_number}"

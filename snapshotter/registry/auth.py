@@ -19,7 +19,7 @@ from snapshotter.errors import RegistryDenied, RegistryError
 from snapshotter.registry.challenge import Challenge, parse_challenges
 from snapshotter.registry.credentials import Credential, CredentialSource
 from snapshotter.registry.hosts import Endpoint
-from snapshotter.registry.redirect import shown
+from snapshotter.registry.redirect import is_http, shown
 from snapshotter.registry.wire import Wire
 
 CLIENT_ID = "estargz-snapshotter"
@@ -150,7 +150,7 @@ class Authenticator:
             url = httpx.URL(realm)
         except (httpx.InvalidURL, ValueError):
             raise RegistryDenied(f"{endpoint.host} names a token realm that is no address; ask its operator") from None
-        if url.scheme not in {"http", "https"} or not url.host or url.userinfo:
+        if not is_http(url) or url.userinfo:
             raise RegistryDenied(f"{endpoint.host} names a token realm that is no http address; ask its operator")
         if endpoint.secure and url.scheme != "https":
             raise RegistryDenied(

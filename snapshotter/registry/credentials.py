@@ -104,10 +104,11 @@ def parse_docker_config(text: bytes) -> dict[str, Credential]:
     except (ValueError, RecursionError):
         raise FormatError("not JSON") from None
     auths = document.get("auths") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or not isinstance(auths or {}, dict):
+    auths = {} if auths is None else auths
+    if not isinstance(document, dict) or not isinstance(auths, dict):
         raise FormatError("no object with an object named auths")
     found = {}
-    for server, entry in (auths or {}).items():
+    for server, entry in auths.items():
         if not isinstance(entry, dict):
             raise FormatError(f"the entry of {server} is not an object")
         if (credential := _credential(entry, server)) is not None:

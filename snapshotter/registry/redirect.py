@@ -30,6 +30,11 @@ def shown(url: httpx.URL) -> str:
     return f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}{url.path}"
 
 
+def is_http(url: httpx.URL) -> bool:
+    """Whether `url` is an address that can be asked."""
+    return url.scheme in _DEFAULT_PORTS and bool(url.host) and (url.port is None or 0 < url.port < 65536)
+
+
 def next_hop(current: httpx.URL, location: str | None) -> httpx.URL:
     """The address that a redirect from `current` names.
 
@@ -44,8 +49,8 @@ def next_hop(current: httpx.URL, location: str | None) -> httpx.URL:
         url = current.join(location)
     except (httpx.InvalidURL, ValueError):
         raise RegistryError(f"{shown(current)} redirects to an address that cannot be read") from None
-    if url.scheme not in _DEFAULT_PORTS or not url.host:
-        raise RegistryError(f"{shown(current)} redirects to a {url.scheme or 'nameless'} address; only http and https")
+    if not is_http(url):
+        raise RegistryError(f"{shown(current)} redirects to something that is no http or https address")
     if (current.scheme, url.scheme) == ("https", "http") and (current.host, current.port) == (url.host, url.port):
         url = url.copy_with(scheme="https")
     return url

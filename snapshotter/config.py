@@ -304,8 +304,8 @@ def _check_together(config: Config, source: str) -> None:
         )
     for name, path in (("root", config.root), ("run_dir", config.run_dir)):
         # overlayfs splits lowerdir at ":", mount options at ",", and takes a backslash as its escape.
-        if any(mark in str(path) for mark in ":,\\\n") or ".." in path.parts:
-            raise ConfigError(f'{source}: {name} {quote(path)} must not contain ":", ",", a backslash or ".."')
+        if any(mark in str(path) for mark in ':,\\"\n') or ".." in path.parts:
+            raise ConfigError(f'{source}: {name} {quote(path)} must not contain ":", ",", a quote, a backslash or ".."')
         if path == Path("/"):
             raise ConfigError(f"{source}: {name} is the root of the file system; give it a directory of its own")
     if config.root == config.run_dir:

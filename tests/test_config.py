@@ -24,7 +24,7 @@ from snapshotter.errors import ConfigError, SnapshotterError
 
 SIZES = st.integers(0, (1 << 63) - 1)
 SECONDS = st.floats(0.1, 86400)
-NAMES = st.text(string.ascii_letters + string.digits + "-_. é\x7f\"'", min_size=1, max_size=12).filter(
+NAMES = st.text(string.ascii_letters + string.digits + "-_. é\x7f'", min_size=1, max_size=12).filter(
     lambda name: name not in (".", "..")
 )
 TEXTS = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), max_size=4).map(tuple)

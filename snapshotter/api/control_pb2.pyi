@@ -39,7 +39,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("version", "pid", "started_at_ns", "plane", "plane_reason", "root", "run_dir", "address", "mountpoint", "session", "snapshots", "layers_lazy", "layers_failed", "fetched_demand", "fetched_prefetch", "fetched_background", "integrity_failures", "read_errors", "cache_used", "cache_quota", "cache_free", "hosts", "problems")
+    __slots__ = ("version", "pid", "started_at_ns", "plane", "plane_reason", "root", "run_dir", "address", "mountpoint", "session", "snapshots", "layers_lazy", "layers_failed", "fetched_demand", "fetched_prefetch", "fetched_background", "integrity_failures", "read_errors", "cache_used", "cache_quota", "cache_free", "problems")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_NS_FIELD_NUMBER: _ClassVar[int]
@@ -61,7 +61,6 @@ class StatusResponse(_message.Message):
     CACHE_USED_FIELD_NUMBER: _ClassVar[int]
     CACHE_QUOTA_FIELD_NUMBER: _ClassVar[int]
     CACHE_FREE_FIELD_NUMBER: _ClassVar[int]
-    HOSTS_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     version: str
     pid: int
@@ -84,19 +83,8 @@ class StatusResponse(_message.Message):
     cache_used: int
     cache_quota: int
     cache_free: int
-    hosts: _containers.RepeatedCompositeFieldContainer[Host]
     problems: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., plane: _Optional[str] = ..., plane_reason: _Optional[str] = ..., root: _Optional[str] = ..., run_dir: _Optional[str] = ..., address: _Optional[str] = ..., mountpoint: _Optional[str] = ..., session: _Optional[int] = ..., snapshots: _Optional[int] = ..., layers_lazy: _Optional[int] = ..., layers_failed: _Optional[int] = ..., fetched_demand: _Optional[int] = ..., fetched_prefetch: _Optional[int] = ..., fetched_background: _Optional[int] = ..., integrity_failures: _Optional[int] = ..., read_errors: _Optional[int] = ..., cache_used: _Optional[int] = ..., cache_quota: _Optional[int] = ..., cache_free: _Optional[int] = ..., hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
-
-class Host(_message.Message):
-    __slots__ = ("name", "state", "detail")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    STATE_FIELD_NUMBER: _ClassVar[int]
-    DETAIL_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    state: str
-    detail: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., plane: _Optional[str] = ..., plane_reason: _Optional[str] = ..., root: _Optional[str] = ..., run_dir: _Optional[str] = ..., address: _Optional[str] = ..., mountpoint: _Optional[str] = ..., session: _Optional[int] = ..., snapshots: _Optional[int] = ..., layers_lazy: _Optional[int] = ..., layers_failed: _Optional[int] = ..., fetched_demand: _Optional[int] = ..., fetched_prefetch: _Optional[int] = ..., fetched_background: _Optional[int] = ..., integrity_failures: _Optional[int] = ..., read_errors: _Optional[int] = ..., cache_used: _Optional[int] = ..., cache_quota: _Optional[int] = ..., cache_free: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LayersRequest(_message.Message):
     __slots__ = ()

@@ -64,6 +64,4 @@ def _lines(answer: "pb.StatusResponse") -> list[tuple[str, str]]:
     ]
     if answer.read_errors or answer.integrity_failures:
         lines.append(("errors", f"{answer.read_errors} reads, {answer.integrity_failures} wrong digests"))
-    return lines + [
-        (f"registry {host.name}", host.state + (f": {host.detail}" if host.detail else "")) for host in answer.hosts
-    ]
+    return lines

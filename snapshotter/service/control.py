@@ -42,15 +42,6 @@ class VersionView:
 
 
 @dataclass(frozen=True, slots=True)
-class HostView:
-    """One registry host; `state` is "up" or "down"."""
-
-    name: str
-    state: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class StatusView:
     """How the daemon is. Counters are totals since its start, sizes bytes."""
 
@@ -75,7 +66,6 @@ class StatusView:
     cache_used: int
     cache_quota: int
     cache_free: int
-    hosts: tuple[HostView, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -281,6 +271,10 @@ class ControlServicer(pb_grpc.ControlServicer):
         with _answering(context):
             return to_message(pb.TeardownResponse, self._node.teardown(force=request.force))
 
+    def register(self, server: grpc.Server) -> None:
+        """Let `server` answer these calls."""
+        pb_grpc.add_ControlServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+
     def _report(self, context: grpc.ServicerContext, steps: Iterator[Any], message: Callable[..., M]) -> Iterator[M]:
         """Yield each step as a message until the work is done or the caller has gone."""
         if not self._long_work.acquire(blocking=False):
@@ -328,6 +322,8 @@ def _answering(context: grpc.ServicerContext) -> Iterator[None]:
     except SnapshotterError as error:
         context.set_trailing_metadata(((EXIT_CODE_KEY, str(error.exit_code)),))
         context.abort(_code(error.status), _text(str(error)))
+    except TimeoutError as error:
+        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, _text(str(error)))
     except Exception as error:
         log.exception("a control call failed")
         message = f"the daemon failed on this call ({type(error).__name__}): its log has the details"

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import grpc
 
-from snapshotter.api import control_pb2_grpc as pb_grpc
 from snapshotter.service.control import (
     BadFileView,
     CachedFileView,
     CacheUsageView,
     ControlServicer,
     DomainView,
-    HostView,
     LayerState,
     LayerView,
     PruneStep,
@@ -53,7 +51,6 @@ def a_status() -> StatusView:
         cache_used=5 << 30,
         cache_quota=20 << 30,
         cache_free=100 << 30,
-        hosts=(HostView("registry.example.org:5000", "down", "connection refused, 3 tries"),),
         problems=("layer sha256:00 could not be mounted again: its index is damaged; pull the image again",),
     )
 
@@ -134,7 +131,7 @@ class FakeNode:
 def serving(node: FakeNode, socket: Path) -> Iterator[None]:
     """Serve `node` on `socket` until the block ends."""
     server = grpc.server(ThreadPoolExecutor(4))
-    pb_grpc.add_ControlServicer_to_server(ControlServicer(node), server)  # type: ignore[no-untyped-call]
+    ControlServicer(node).register(server)
     server.add_insecure_port(f"unix:{socket}")
     server.start()
     try:

@@ -1,0 +1,199 @@
+"""The daemon: start each thing, push its undo, wait for the end.
+
+The order is that of a take-over, whose gap is what readers notice: lock and state, layers back from disk, FUSE, and
+only then what needs gRPC. No step needs the network. The end unmounts nothing and deletes nothing.
+"""
+
+# ruff: noqa: PLC0415 (imported in the order of the start: gRPC costs a tenth of a second that FUSE need not wait)
+
+import faulthandler
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from snapshotter import __version__
+from snapshotter.config import Config
+from snapshotter.daemon import logs, preflight
+from snapshotter.daemon.ending import TORN_DOWN, Ending
+from snapshotter.daemon.notify import Notifier
+from snapshotter.errors import PlaneError, SnapshotterError
+from snapshotter.layer.room import LayerRoom, assemble
+from snapshotter.registry.client import Registry
+from snapshotter.store.cache_db import CacheDB
+from snapshotter.store.lock import RootLock
+from snapshotter.store.objects import ObjectStore
+from snapshotter.store.state import State
+
+STOP_GRACE_S = 3.0
+"""How long running calls may take after SIGTERM; containerd repeats those that are cut off."""
+
+CLOSE_TIMEOUT_S = 5.0
+
+ATTACH_SLACK_S = 10.0
+"""The layer room keeps its own deadline and says what it waited for; so much later it is cut off without a word."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What everything else stands on: what is on disk, and how the registries are reached."""
+
+    state: State
+    store: ObjectStore
+    registry: Registry
+    session: int
+
+
+def run(config: Config) -> int:
+    """Run the daemon until a signal or a teardown ends it; return its exit code.
+
+    Raises:
+        SnapshotterError: it could not start, or lost what it cannot do without.
+    """
+    logs.set_up(config.log)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # the stacks of all threads, for a daemon that seems to hang
+    notifier = Notifier()
+    plane = preflight.choose_plane(config.plane)
+    preflight.check_machine(os.geteuid())
+    preflight.raise_file_limit()
+    with ExitStack() as undo:
+        preflight.own_directory(config.root, "root")
+        preflight.own_directory(config.run_dir, "run_dir")
+        undo.callback(RootLock(config.root).release)
+        undo.callback(preflight.lock_run_dir(config).release)
+        log.info("version %s, plane %s (%s), root %s", __version__, *plane, config.root)
+        try:
+            return trio.run(serve, config, plane, notifier)
+        except BaseExceptionGroup as group:
+            raise _plain(group) from None
+
+
+def _plain(group: BaseExceptionGroup) -> BaseException:
+    """Return the one error of ours that ended everything, if nothing else is in the group."""
+    ours, others = group.split(SnapshotterError)
+    if ours is None or others is not None:
+        return group
+    error: BaseException = ours
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def serve(config: Config, plane: tuple[str, str], notifier: Notifier) -> int:
+    """Start everything, wait for the end, stop everything. The caller holds the locks."""
+    ending = Ending()
+    started_at_ns = time.time_ns()
+    async with AsyncExitStack() as undo:
+        ground = await lay_ground(config, undo)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(ending.end_on_signal)
+            room = assemble(nursery, config, config.root, ground.state, ground.store, ground.registry)
+            await room.start(nursery)
+            await serve_fuse(nursery, config, ground, room, ending)
+            with ExitStack() as listening:
+                stop = await listen(config, ground, room, ending, (*plane, started_at_ns))
+                listening.callback(stop, 0.0)
+                if notifier.watchdog_s is not None:
+                    nursery.start_soon(_show_life, notifier, notifier.watchdog_s)
+                notifier.ready(f"{len(room.shelf.all())} lazy layers")
+                log.info("serving on %s: %d lazy layers", config.socket, len(room.shelf.all()))
+                await ending.wait()
+                notifier.stopping()
+                await trio.to_thread.run_sync(stop, STOP_GRACE_S)
+            nursery.cancel_scope.cancel()
+    log.info("stopped; %s", "everything is unmounted" if ending.exit_code == TORN_DOWN else "mounts stay in place")
+    return ending.exit_code
+
+
+async def lay_ground(config: Config, undo: AsyncExitStack) -> Ground:
+    """Open what is on disk; what it pushes on `undo` closes it again, the last opened first."""
+    state = await trio.to_thread.run_sync(State, config.root / "state.db")
+    undo.callback(state.close)
+
+    def open_store() -> ObjectStore:
+        return ObjectStore(config.root, CacheDB(config.root / "cache.db"), config.cache)
+
+    # After a power loss this looks at every object once.
+    store = await trio.to_thread.run_sync(open_store)
+    undo.push_async_callback(trio.to_thread.run_sync, store.close)
+    registry = Registry(config.registry, config.fetch.connections_per_host)
+    undo.push_async_callback(_close_registry, registry)
+    session = await trio.to_thread.run_sync(state.next_session)
+    return Ground(state, store, registry, session)
+
+
+async def _close_registry(registry: Registry) -> None:
+    with trio.move_on_after(CLOSE_TIMEOUT_S):
+        await registry.aclose()
+
+
+async def serve_fuse(nursery: trio.Nursery, config: Config, ground: Ground, room: LayerRoom, ending: Ending) -> None:
+    """Mount, and answer the kernel from now on.
+
+    Raises:
+        PlaneError: the kernel refused.
+    """
+    from snapshotter.plane.fuse.kernel import open_connection
+    from snapshotter.plane.fuse.operations import LayerOperations
+    from snapshotter.plane.fuse.session import FuseSession
+
+    connection = await trio.to_thread.run_sync(open_connection, config.run_dir / "fuse")
+    operations = LayerOperations(room.shelf, ground.session, config.root)
+    session = FuseSession(connection, operations, ground.session, __version__)
+    await session.handshake()
+
+    async def answer(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            await session.serve(task_status=task_status)
+        except* PlaneError:
+            if not ending.unmounting:
+                raise
+
+    await nursery.start(answer)
+
+
+async def listen(
+    config: Config, ground: Ground, room: LayerRoom, ending: Ending, about: tuple[str, str, int]
+) -> Callable[[float], None]:
+    """Answer containerd and the commands from now on; return what stops that, given the seconds of grace."""
+    from snapshotter.daemon.node import Identity, Node
+    from snapshotter.daemon.room_layers import RoomLayers
+    from snapshotter.daemon.services import build_services
+    from snapshotter.plane.fuse.plane import FusePlane
+    from snapshotter.service.bridge import Bridge
+    from snapshotter.service.directories import SnapshotDirectories
+    from snapshotter.service.lazy import AttachedLayer, LayerRequest
+
+    plane, reason, started_at_ns = about
+    bridge = Bridge(trio.lowlevel.current_trio_token())
+    identity = Identity(plane, reason, ground.session, started_at_ns)
+    node = Node(config, identity, ground.state, ground.store, room, bridge, ending)
+    directories = SnapshotDirectories(config.root / "snapshots")
+    lazy: FusePlane[LayerRequest, AttachedLayer] = FusePlane(
+        config.run_dir,
+        ground.session,
+        RoomLayers(room, ground.state),
+        directories.fs,
+        bridge.call,
+        config.lazy.resolve_timeout_s + ATTACH_SLACK_S,
+    )
+    build = partial(build_services, config, ground.state, directories, lazy, node)
+    services = await trio.to_thread.run_sync(build)
+    services.server.start()
+    return services.stop
+
+
+async def _show_life(notifier: Notifier, every_s: float) -> None:
+    """Tell the service manager that the loop turns."""
+    while True:
+        notifier.alive()
+        await trio.sleep(every_s)

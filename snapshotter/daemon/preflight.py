@@ -1,0 +1,91 @@
+"""What must hold before the daemon starts, checked while a mistake can still be said in one sentence."""
+
+import logging
+import os
+import resource
+import stat
+from pathlib import Path
+
+from snapshotter.config import Config
+from snapshotter.errors import ConfigError, PlaneError, StoreError, StoreLocked
+from snapshotter.store.lock import RootLock
+
+FEW_FILES = 65536
+"""Fewer descriptors than this may end while many large files grow at once."""
+
+log = logging.getLogger(__name__)
+
+
+def choose_plane(wanted: str) -> tuple[str, str]:
+    """Return which plane runs, and why, for the log and `snapshotter status`.
+
+    Raises:
+        PlaneError: the wanted plane does not exist in this version.
+    """
+    if wanted == "erofs":
+        raise PlaneError('the erofs plane does not exist in this version yet: run with plane = "fuse" or "auto"')
+    if wanted == "fuse":
+        return "fuse", "chosen by configuration"
+    return "fuse", "chosen automatically: the erofs plane does not exist in this version yet"
+
+
+def check_machine(uid: int, fuse_device: Path = Path("/dev/fuse")) -> None:
+    """Refuse what cannot work, warn of what may not.
+
+    Raises:
+        PlaneError: the daemon does not run as root.
+    """
+    if uid != 0:
+        raise PlaneError(
+            "the daemon mounts file systems for containers and must run as root: use sudo, or "
+            "`systemctl start estargz-snapshotter`"
+        )
+    if not fuse_device.exists():
+        log.warning(
+            "there is no %s: load the kernel module with `modprobe fuse`, in a container pass it in", fuse_device
+        )
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one; return it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < FEW_FILES:
+        log.warning("only %d files may be open at once: raise LimitNOFILE in the unit, 1048576 is usual", hard)
+    return hard
+
+
+def own_directory(path: Path, name: str) -> None:
+    """Create `path` for root alone, or check that an existing one is root's and closed to others' writing.
+
+    Raises:
+        ConfigError: it belongs to another user, or others may write in it.
+        StoreError: it cannot be created.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.stat()
+    except OSError as error:
+        raise StoreError(f"{name} {path}: {error.strerror}") from None
+    if status.st_uid != os.geteuid():
+        raise ConfigError(f"{name} {path} belongs to user {status.st_uid}: give the daemon a directory of its own")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"{name} {path} has mode {stat.S_IMODE(status.st_mode):o}, others may write in it: "
+            "`chmod 700` it, or give the daemon a directory of its own"
+        )
+
+
+def lock_run_dir(config: Config) -> RootLock:
+    """Return the lock on the run directory: two daemons with two roots would detach each other's mounts.
+
+    Raises:
+        StoreLocked: another instance uses it.
+    """
+    try:
+        return RootLock(config.run_dir)
+    except StoreLocked as error:
+        raise StoreLocked(
+            f"run directory {config.run_dir} is in use by another instance: give this one another run_dir ({error})"
+        ) from None

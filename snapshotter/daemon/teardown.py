@@ -1,0 +1,52 @@
+"""Taking everything away that the daemon mounted. Files stay: containerd remembers the snapshots in them."""
+
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+
+from snapshotter.config import Config
+from snapshotter.daemon.users import find_users
+from snapshotter.plane.fuse.kernel import detach_ours
+from snapshotter.service.control import TeardownView
+from snapshotter.store.lock import RootLock
+
+log = logging.getLogger(__name__)
+
+
+def teardown(run_dir: Path, root: Path, *, force: bool) -> TeardownView:
+    """Unmount the layers and remove the links to them, unless somebody stands on them and not `force`.
+
+    Mounts are detached, never aborted: who holds a file of a layer keeps it until the daemon ends.
+
+    Raises:
+        PlaneError: the kernel refused, or a file system that is not ours is mounted there.
+    """
+    users = find_users(run_dir, root)
+    if users and not force:
+        return TeardownView(users, (), done=False)
+    for user in users:
+        log.warning("layers are detached under %s (%s)", user.name, user.mountpoint)
+    mountpoint = run_dir / "fuse"
+    unmounted = (str(mountpoint),) * detach_ours(mountpoint)
+    links = run_dir / "l"
+    if links.is_dir():
+        for link in links.iterdir():
+            if link.is_symlink():
+                link.unlink(missing_ok=True)
+    return TeardownView(users, unmounted, done=True)
+
+
+def teardown_stopped(config: Config, *, force: bool) -> TeardownView:
+    """Do the same where no daemon runs.
+
+    Raises:
+        StoreLocked: one runs after all.
+        PlaneError: as `teardown`.
+    """
+    with ExitStack() as undo:
+        if config.root.is_dir():
+            undo.enter_context(RootLock(config.root))
+        result = teardown(config.run_dir, config.root, force=force)
+        if result.done:
+            config.socket.unlink(missing_ok=True)
+        return result

@@ -1,0 +1,133 @@
+"""Who stands on our layers: containers and mounts, found in the kernel's tables of mounts.
+
+Nothing here opens a path on a layer: with a dead or busy FUSE server that would hang.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from snapshotter.service.control import UserView
+
+_TASK_ROOT = re.compile(r"/io\.containerd\.runtime\.v[0-9.a-z]+/(?P<namespace>[^/]+)/(?P<id>[^/]+)/rootfs$")
+"""Where containerd's shims mount a container's root: `<state>/io.containerd.runtime.v2.task/<namespace>/<id>/rootfs`."""
+
+_SCOPE = re.compile(r"^(?:[a-z-]+-)?(?P<id>[0-9a-f]{64})(?:\.scope)?$")
+"""Last part of a container's cgroup: its id, which systemd's driver puts between a prefix and `.scope`."""
+
+_LOWER_OPTIONS = (b"lowerdir", b"lowerdir+", b"datadir+", b"upperdir")
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class MountLine:
+    """What a line of mountinfo says. `root` is the path inside the file system that is mounted."""
+
+    device: str
+    root: bytes
+    mount_point: bytes
+    fs_type: bytes
+    options: bytes
+
+
+@dataclass(slots=True)
+class _Found:
+    """One overlay or bind of ours, over all mount namespaces."""
+
+    mountpoint: str
+    pids: list[int] = field(default_factory=list)
+
+
+def parse_mounts(table: bytes) -> Iterator[MountLine]:
+    """Yield the mounts of a mountinfo table; lines of another form are passed over.
+
+    Source: proc(5), /proc/pid/mountinfo.
+    """
+    for line in table.splitlines():
+        head, separator, tail = line.partition(b" - ")
+        fields, rest = head.split(b" "), tail.split(b" ")
+        if separator and len(fields) >= 6 and len(rest) >= 3:
+            yield MountLine(
+                fields[2].decode("ascii", "replace"), _unescape(fields[3]), _unescape(fields[4]), rest[0], rest[2]
+            )
+
+
+def stands_on(line: MountLine, places: Iterable[Path], fuse_device: str | None) -> bool:
+    """Say whether a mount uses layers or snapshots that lie below `places`, or is a bind out of the FUSE mount."""
+    if line.device == fuse_device:
+        # The whole mount seen in another namespace is a copy of ours and goes with it; a part of it is somebody's.
+        return line.root != b"/"
+    if line.fs_type != b"overlay":
+        return False
+    prefixes = tuple(bytes(place) + b"/" for place in places)
+    for option in line.options.split(b","):
+        name, _, value = option.partition(b"=")
+        if name in _LOWER_OPTIONS and any(part.startswith(prefixes) for part in _unescape(value).split(b":")):
+            return True
+    return False
+
+
+def find_users(run_dir: Path, root: Path, proc: Path = Path("/proc")) -> tuple[UserView, ...]:
+    """Return every container, or mount of somebody else, that stands on layers of the daemon with these directories."""
+    own = list(parse_mounts((proc / "self/mountinfo").read_bytes()))
+    fuse = [line.device for line in own if line.mount_point == bytes(run_dir / "fuse")]
+    fuse_device = fuse[-1] if fuse else None
+    found: dict[tuple[str, bytes], _Found] = {}
+    _collect(found, own, (run_dir, root), fuse_device)
+    seen: dict[tuple[str, str], list[MountLine]] = {}
+    for pid in _pids(proc):
+        lines = _mounts_of(proc / str(pid), seen)
+        _collect(found, lines, (run_dir, root), fuse_device)
+        for line in lines:
+            user = found.get((line.device, line.root))
+            if line.mount_point == b"/" and user is not None:
+                user.pids.append(pid)
+    return tuple(_describe(user, proc) for user in found.values())
+
+
+def _collect(
+    found: dict[tuple[str, bytes], _Found], lines: Iterable[MountLine], places: tuple[Path, ...], device: str | None
+) -> None:
+    for line in lines:
+        if stands_on(line, places, device):
+            found.setdefault((line.device, line.root), _Found(os.fsdecode(line.mount_point)))
+
+
+def _pids(proc: Path) -> list[int]:
+    return sorted(int(name) for name in os.listdir(proc) if name.isdecimal())
+
+
+def _mounts_of(process: Path, seen: dict[tuple[str, str], list[MountLine]]) -> list[MountLine]:
+    """Return a process's mounts; processes of one namespace and root share the answer. None of a process that left."""
+    try:
+        key = (os.readlink(process / "ns/mnt"), os.readlink(process / "root"))
+        if key not in seen:
+            seen[key] = list(parse_mounts((process / "mountinfo").read_bytes()))
+        return seen[key]
+    except OSError:
+        return []
+
+
+def _describe(user: _Found, proc: Path) -> UserView:
+    task = _TASK_ROOT.search(user.mountpoint)
+    name = task["id"] if task else next(filter(None, (_container_of(pid, proc) for pid in user.pids)), user.mountpoint)
+    return UserView(name, task["namespace"] if task else "", user.mountpoint, tuple(user.pids))
+
+
+def _container_of(pid: int, proc: Path) -> str:
+    """Return the container id in a process's cgroup path, or ""."""
+    try:
+        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        match = _SCOPE.match(line.rpartition("/")[2].rpartition(":")[2])
+        if match:
+            return match["id"]
+    return ""
+
+
+def _unescape(text: bytes) -> bytes:
+    return _OCTAL.sub(lambda code: bytes([int(code[1], 8)]), text)

@@ -1,0 +1,67 @@
+import os
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapshotter.config import Config
+from snapshotter.daemon import preflight
+from snapshotter.errors import ConfigError, PlaneError, StoreError, StoreLocked
+
+
+def test_the_erofs_plane_is_refused_in_a_sentence_and_auto_says_why_fuse() -> None:
+    with pytest.raises(PlaneError, match=r"does not exist in this version yet: run with plane = \"fuse\""):
+        preflight.choose_plane("erofs")
+    assert preflight.choose_plane("fuse") == ("fuse", "chosen by configuration")
+    assert preflight.choose_plane("auto")[0] == "fuse"
+    assert "automatically" in preflight.choose_plane("auto")[1]
+
+
+def test_only_root_may_run_the_daemon(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(PlaneError, match="must run as root"):
+        preflight.check_machine(1000)
+    preflight.check_machine(0)
+    assert caplog.text == ""
+
+
+def test_a_kernel_without_fuse_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    preflight.check_machine(0, tmp_path / "fuse")
+    assert "modprobe fuse" in caplog.text
+
+
+def test_the_file_limit_becomes_the_hard_one(caplog: pytest.LogCaptureFixture) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
+        assert preflight.raise_file_limit() == before[1]
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+        assert ("LimitNOFILE" in caplog.text) == (before[1] < preflight.FEW_FILES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_directories_are_made_for_root_alone(tmp_path: Path) -> None:
+    preflight.own_directory(tmp_path / "a" / "b", "root")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    preflight.own_directory(tmp_path / "a" / "b", "root")
+
+
+def test_directories_of_others_or_open_to_others_are_refused(tmp_path: Path) -> None:
+    os.mkdir(tmp_path / "open")
+    os.chmod(tmp_path / "open", 0o1777)
+    with pytest.raises(ConfigError, match=r"open has mode 1777, others may write in it"):
+        preflight.own_directory(tmp_path / "open", "run_dir")
+    os.mkdir(tmp_path / "other", 0o700)
+    os.chown(tmp_path / "other", 1234, 1234)
+    with pytest.raises(ConfigError, match="belongs to user 1234"):
+        preflight.own_directory(tmp_path / "other", "root")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="file: File exists"):
+        preflight.own_directory(tmp_path / "file", "root")
+
+
+def test_two_roots_cannot_share_a_run_directory(tmp_path: Path) -> None:
+    config = replace(Config(), run_dir=tmp_path)
+    with preflight.lock_run_dir(config), pytest.raises(StoreLocked, match="give this one another run_dir"):
+        preflight.lock_run_dir(config)

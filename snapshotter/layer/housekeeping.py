@@ -15,7 +15,8 @@ from snapshotter.layer.counters import Counters
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.manifests import ManifestStore
 from snapshotter.layer.shelf import Shelf
-from snapshotter.store.objects import ObjectInfo, ObjectStore
+from snapshotter.store.objects import ObjectStore
+from snapshotter.store.placement import ObjectInfo
 from snapshotter.store.state import State
 
 log = logging.getLogger(__name__)

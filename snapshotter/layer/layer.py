@@ -11,14 +11,15 @@ from typing import Protocol
 
 import trio
 
-from snapshotter.errors import BlobMissing, IntegrityError, SnapshotterError, StoreError
+from snapshotter.errors import FormatError, RegistryError, SnapshotterError, StoreError
 from snapshotter.format.index import Chunk, FileIdentity, Index
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.flights import Flight, Flights
 from snapshotter.layer.priority import Priority
 from snapshotter.layer.sink import ChunkKey
 from snapshotter.registry.blob import Blob
-from snapshotter.store.objects import ObjectStore, PartialFile
+from snapshotter.store.objects import ObjectStore
+from snapshotter.store.partial import PartialFile
 from snapshotter.store.state import LayerRecord
 
 ATTEMPTS = 3
@@ -110,7 +111,7 @@ class Layer:
                 return await pread(found.fd, offset, size)
         try:
             return await self.read_chunks(node, offset, size)
-        except (IntegrityError, BlobMissing) as error:
+        except (FormatError, RegistryError) as error:
             return await self._read_elsewhere(node, offset, size, error)
         except SnapshotterError:
             self._counters.read_errors += 1
@@ -186,7 +187,10 @@ class Layer:
     ) -> None:
         """Wait for the members that hold the chunks, starting those that nobody fetches yet."""
         partial = self._store.partial(self.domain, identity) if len(identity.chunks) > 1 else None
-        missing = [chunk for chunk in chunks if not self._at_hand(chunk, partial, memory)]
+        # Asked again: another reader's flight may have landed while this one waited to come here.
+        missing = [chunk for chunk in chunks if not self._at_hand(chunk, partial, memory) and not self.chunk_stored(chunk)]
+        if not missing:
+            return
         flights: list[Flight] = []
         for member in sorted({chunk.member for chunk in missing}):
             flight = self._flights.find(self, member)

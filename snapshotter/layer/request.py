@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
-from snapshotter.format.digest import Digest
-
 
 @dataclass(frozen=True, slots=True)
 class LayerRequest:
-    """One layer that containerd asked for, as its labels describe it.
+    """One layer that containerd asked for, as its labels describe it. Digests are `sha256:<hex>`.
 
     `image_layers` holds this layer's digest and those above it, lowest first, as far as the label reached.
     `trusted_only`: the labels may be an image author's words; the layer counts only if the manifest named by
@@ -16,10 +14,10 @@ class LayerRequest:
 
     namespace: str
     reference: str
-    manifest_digest: Digest | None
-    layer_digest: Digest
-    image_layers: tuple[Digest, ...]
-    toc_digest: Digest | None
+    manifest_digest: str | None
+    layer_digest: str
+    image_layers: tuple[str, ...]
+    toc_digest: str | None
     prefetch_size: int | None
     skip_verify: bool
     trusted_only: bool
@@ -34,8 +32,8 @@ class AttachedLayer:
     """
 
     number: int
-    layer_digest: Digest
-    toc_digest: Digest
+    layer_digest: str
+    toc_digest: str
     size: int
     inodes: int
     root_uid: int

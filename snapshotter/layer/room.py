@@ -40,7 +40,7 @@ class LayerRoom:
     async def start(self, nursery: trio.Nursery) -> None:
         """Bring back every recorded layer from disk, then begin what runs in the background. Needs no network."""
         await self.shelf.restore()
-        nursery.start_soon(self.pool.warm)
+        nursery.start_soon(self.pool.serve)
         nursery.start_soon(self.fill.run)
         nursery.start_soon(self.housekeeping.run)
         for layer in self.shelf.all():

@@ -12,7 +12,8 @@ from typing import TypeAlias
 from snapshotter.errors import FormatError, IntegrityError, SnapshotterError, StoreError, StoreFull
 from snapshotter.format.index import Chunk, FileIdentity, Index, Member
 from snapshotter.format.members import MemberDecoder
-from snapshotter.store.objects import ChunkWriter, ObjectStore
+from snapshotter.store.objects import ObjectStore
+from snapshotter.store.writer import ChunkWriter
 
 ChunkKey: TypeAlias = tuple[int, int]
 """(node, ordinal): one chunk of one file of one layer."""
@@ -186,8 +187,6 @@ class RangeSink:
         if self._to_memory:
             return False
         identity = self.identity(chunk.node)
-        if self._store.has(self._domain, identity.digest, identity.size):
-            return True
         if self._store.prove(self._domain, identity.digest, identity.size):
             return True
         if len(identity.chunks) == 1:

@@ -25,9 +25,15 @@ class TocPool:
         self._slots = trio.CapacityLimiter(WORKERS)
         self._idle: list[trio.Process] = []
 
-    async def warm(self) -> None:
-        """Have a worker ready before the first pull."""
+    async def serve(self) -> None:
+        """Keep a worker ready for the first pull; until cancelled, which ends the idle workers."""
         self._idle.append(await self._start())
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            while self._idle:
+                self._stop(self._idle.pop())
+            raise
 
     async def run(self, job: Job) -> Done:
         """Have a job done. Raises NotLazy with the worker's reason."""
@@ -54,11 +60,6 @@ class TocPool:
         if done.reason:
             raise NotLazy(Reason(done.reason), done.message)
         return done
-
-    def close(self) -> None:
-        """End the idle workers."""
-        while self._idle:
-            self._stop(self._idle.pop())
 
     async def _start(self) -> trio.Process:
         return await trio.lowlevel.open_process(
@@ -89,7 +90,9 @@ class TocPool:
 
     @staticmethod
     async def _reap(worker: trio.Process) -> None:
-        await worker.wait()
-        for stream in (worker.stdin, worker.stdout):
-            if stream is not None:
-                await stream.aclose()
+        # Killed, so this takes no time; unshielded it would leave a zombie when the daemon ends.
+        with trio.CancelScope(shield=True):
+            await worker.wait()
+            for stream in (worker.stdin, worker.stdout):
+                if stream is not None:
+                    await stream.aclose()

@@ -1,5 +1,6 @@
 """The layer room put together: what the daemon starts, and what a plane is given."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from snapshotter.layer.fill import Fill
 from snapshotter.layer.flights import Flights
 from snapshotter.layer.housekeeping import Housekeeping
 from snapshotter.layer.images import Images
+from snapshotter.layer.layer import Layer
 from snapshotter.layer.manifests import ManifestStore
 from snapshotter.layer.opening import Opener
 from snapshotter.layer.outage import OutagePolicy
 from snapshotter.layer.priority import Gates, Priority
+from snapshotter.layer.request import AttachedLayer, LayerRequest
 from snapshotter.layer.shelf import Shelf
 from snapshotter.layer.toc_pool import TocPool
 from snapshotter.registry.client import Registry
@@ -36,6 +39,24 @@ class LayerRoom:
     housekeeping: Housekeeping
     pool: TocPool
     counters: Counters
+    state: State
+
+    async def resolve(self, request: LayerRequest) -> Layer:
+        """The layer that containerd asked for, attached. Raises NotLazy with the reason."""
+        return await self.images.resolve(request)
+
+    async def release(self, number: int) -> None:
+        """Forget a layer that no snapshot names, and what only it needs."""
+        await self.housekeeping.release(number)
+
+    def describe(self, number: int) -> AttachedLayer:
+        """What is known of a layer; from any thread. Raises NotFound, StoreError."""
+        return self.shelf.describe(number)
+
+    def touch(self, numbers: Sequence[int]) -> None:
+        """Note that a Prepare or Mounts named these layers just now; from threads that may wait for the disk."""
+        if numbers:
+            self.state.touch_layers(numbers, self.shelf.touch(numbers))
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Bring back every recorded layer from disk, then begin what runs in the background. Needs no network."""
@@ -76,4 +97,4 @@ def assemble(
     opener = Opener(registry, pool, root, count_opening)
     images = Images(nursery, manifests, opener, shelf, fill, state, config.lazy, config.cache.share)
     housekeeping = Housekeeping(store, shelf, manifests, state, config.cache, counters)
-    return LayerRoom(shelf, images, fill, housekeeping, pool, counters)
+    return LayerRoom(shelf, images, fill, housekeeping, pool, counters, state)

@@ -72,7 +72,7 @@ def image() -> None:
     type=click.IntRange(LEVEL_MIN, LEVEL_MAX),
     default=LEVEL_DEFAULT,
     show_default=True,
-    help="1 is fast, 9 as small as gzip -9, 12 smaller and slow.",
+    help="1 is fastest, 7 makes less than gzip -9 does, 12 is smallest and slow.",
 )
 @click.option(
     "--parallelism",

@@ -247,8 +247,9 @@ def _headers(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
     if end == 0:
         return
     try:
-        archive = tarfile.TarFile(fileobj=tar, tarinfo=_Header, encoding="utf-8", errors="surrogateescape")
-        archive.pax_headers = _NoGlobals()
+        archive = tarfile.TarFile(
+            fileobj=tar, tarinfo=_Header, encoding="utf-8", errors="surrogateescape", pax_headers=_NoGlobals()
+        )
         while (header := archive.next()) is not None:
             if archive.offset > end:
                 raise FormatError(f"the layer's tar ends within {header.name!r}")

@@ -1,0 +1,174 @@
+"""The daemon as a process, with real mounts below a short scratch directory."""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from snapshotter.plane.mounts import detach, mounts_on
+
+START_S = 30.0
+
+
+@dataclass
+class Instance:
+    """Directories of one daemon, and the socket on which it reports to its service manager."""
+
+    top: Path
+    manager: socket.socket
+    running: list[subprocess.Popen[str]]
+
+    @property
+    def mountpoint(self) -> Path:
+        return self.top / "r" / "fuse"
+
+    def start(self, *options: str, wait: bool = True) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "snapshotter", "serve", "--root", str(self.top / "root")]
+        command += ["--run-dir", str(self.top / "r"), "--log-format", "json", *options]
+        environment = os.environ | {"NOTIFY_SOCKET": str(self.top / "notify")}
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        self.running.append(process)
+        if wait:
+            ready, _, _ = select.select([self.manager], [], [], START_S)
+            assert ready, "no READY=1 in time"
+            assert self.manager.recv(1000).startswith(b"READY=1\n")
+        return process
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "snapshotter", *arguments, "--address", str(self.top / "r/snapshotter.sock")]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=START_S)
+
+    def teardown(self, *options: str) -> "subprocess.CompletedProcess[str]":
+        return self.command("teardown", "--root", str(self.top / "root"), "--run-dir", str(self.top / "r"), *options)
+
+
+@pytest.fixture
+def instance() -> Iterator[Instance]:
+    with (
+        tempfile.TemporaryDirectory(prefix="ed-", dir="/tmp") as scratch,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(f"{scratch}/notify")
+        made = Instance(Path(scratch), manager, [])
+        try:
+            yield made
+        finally:
+            for process in made.running:
+                with process:
+                    process.kill()
+            while mounts_on(made.mountpoint):
+                detach(made.mountpoint)
+
+
+def end(process: "subprocess.Popen[str]", number: int) -> tuple[int, list[str]]:
+    process.send_signal(number)
+    _, err = process.communicate(timeout=START_S)
+    return process.returncode, [json.loads(line)["message"] for line in err.splitlines()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ready_means_it_answers_and_a_signal_ends_it_with_the_mount_in_place(instance: Instance, number: int) -> None:
+    process = instance.start()
+    status = instance.command("status", "--json")
+    assert status.returncode == 0, status.stderr
+    answer = json.loads(status.stdout)
+    assert answer["pid"] == process.pid
+    assert answer["plane"] == "fuse"
+    assert answer["problems"] == []
+    assert os.stat(instance.top / "r/snapshotter.sock").st_mode & 0o777 == 0o600
+    assert os.stat(instance.top / "r").st_mode & 0o777 == 0o700
+    assert os.stat(instance.top / "root").st_mode & 0o777 == 0o700
+    code, messages = end(process, number)
+    assert code == 0
+    assert messages[-1] == "stopped; mounts stay in place"
+    assert len(mounts_on(instance.mountpoint)) == 1
+    assert instance.manager.recv(100) == b"STOPPING=1"
+
+
+def test_after_sigkill_the_next_one_starts_with_a_new_session_on_one_mount(instance: Instance) -> None:
+    first = instance.start()
+    first.kill()
+    first.communicate()
+    instance.start()
+    answer = json.loads(instance.command("status", "--json").stdout)
+    assert answer["session"] == 2
+    assert len(mounts_on(instance.mountpoint)) == 1
+
+
+def test_a_second_instance_is_refused_and_the_first_goes_on(instance: Instance) -> None:
+    first = instance.start()
+    second = instance.start(wait=False)
+    _, err = second.communicate(timeout=START_S)
+    assert second.returncode == 32
+    assert f"in use by process {first.pid}" in err
+    other_root = instance.start("--root", str(instance.top / "other"), wait=False)
+    _, err = other_root.communicate(timeout=START_S)
+    assert other_root.returncode == 32
+    assert "give this one another run_dir" in err
+    assert instance.command("status").returncode == 0
+
+
+def test_teardown_unmounts_and_ends_the_daemon_with_its_own_code(instance: Instance) -> None:
+    process = instance.start()
+    done = instance.teardown("--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"users": [], "unmounted": [str(instance.mountpoint)], "done": True}
+    process.communicate(timeout=START_S)
+    assert process.returncode == 3
+    assert mounts_on(instance.mountpoint) == []
+
+
+def test_teardown_works_when_the_daemon_is_gone(instance: Instance) -> None:
+    process = instance.start()
+    end(process, signal.SIGKILL)
+    done = instance.teardown()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"unmounted {instance.mountpoint}\n"
+    assert mounts_on(instance.mountpoint) == []
+    assert instance.teardown().stdout == "Nothing was mounted.\n"
+
+
+def test_a_mount_taken_away_by_hand_ends_the_daemon_with_a_sentence(instance: Instance) -> None:
+    process = instance.start()
+    detach(instance.mountpoint)
+    _, err = process.communicate(timeout=START_S)
+    assert process.returncode == 50
+    assert "was unmounted" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--plane", "erofs"), 50, "does not exist in this version yet"),
+        (("--run-dir", "/tmp/a-long-directory-name"), 2, "at most 20"),
+        (("--config", "/nonexistent.toml"), 2, "no such configuration file"),
+        (("--run-dir", "/tmp"), 2, "others may write in it"),
+    ],
+)
+def test_a_start_that_cannot_work_is_one_sentence(
+    instance: Instance, options: tuple[str, ...], code: int, words: str
+) -> None:
+    process = instance.start(*options, wait=False)
+    _, err = process.communicate(timeout=START_S)
+    assert process.returncode == code
+    assert words in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_without_root_it_says_so(instance: Instance) -> None:
+    instance.top.chmod(0o755)
+    command = ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-m", "snapshotter", "serve"]
+    command += ["--root", str(instance.top / "root"), "--run-dir", str(instance.top / "r")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 50
+    assert "must run as root" in done.stderr.splitlines()[-1]

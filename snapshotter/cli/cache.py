@@ -51,7 +51,7 @@ def usage(*, config_path: Path | None, address: Path | None, timeout_s: float, a
                 show.human(row.partial_bytes),
                 show.cell(row.domain),
             )
-        console.print(table)
+        show.emit(table)
     quota = f" of {show.human(answer.quota)}" if answer.quota else ", no quota"
     console.print(f"used {show.human(answer.used)}{quota}")
     if answer.quota:
@@ -92,7 +92,7 @@ def list_files(*, config_path: Path | None, address: Path | None, timeout_s: flo
             show.ago(row["last_use_ns"]),
             show.cell(row["domain"]),
         )
-    console.print(table)
+    show.emit(table)
 
 
 @cache.command()

@@ -50,4 +50,4 @@ def layers(*, config_path: Path | None, address: Path | None, timeout_s: float, 
                 show.cell(": ".join(filter(None, (row["reason"], row["detail"])))),
             )
         console.print(show.cell(image or "(image unknown)", "bold"))
-        console.print(table)
+        show.emit(table)

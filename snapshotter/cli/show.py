@@ -36,6 +36,17 @@ def console() -> Console:
     )
 
 
+def emit(made: Table) -> None:
+    """Print a table; where it is read by a program, no line ends in blanks."""
+    target = console()
+    if target.is_terminal:
+        target.print(made)
+        return
+    with target.capture() as captured:
+        target.print(made)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     """Return a plain table; the columns named in `right` hold numbers. The last column gives way when it is narrow."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))

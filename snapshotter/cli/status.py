@@ -33,7 +33,7 @@ def status(*, config_path: Path | None, address: Path | None, timeout_s: float, 
     table.show_header = False
     for name, text in _lines(answer):
         table.add_row(show.cell(name, "bold"), show.cell(text))
-    console.print(table)
+    show.emit(table)
     for problem in answer.problems:
         console.print(show.cell(f"! {problem}", "yellow"))
 

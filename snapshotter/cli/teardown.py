@@ -73,7 +73,7 @@ def _print(result: dict[str, Any]) -> None:
             table.add_row(
                 show.cell(name), show.cell(user["namespace"] or "-"), pids or "-", show.cell(user["mountpoint"])
             )
-        console.print(table)
+        show.emit(table)
     for mountpoint in result["unmounted"]:
         console.print(show.cell(f"unmounted {mountpoint}"))
     if result["done"] and not result["unmounted"]:

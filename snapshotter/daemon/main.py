@@ -181,7 +181,7 @@ async def listen(
     lazy: FusePlane[LayerRequest, AttachedLayer] = FusePlane(
         config.run_dir,
         ground.session,
-        RoomLayers(room, ground.state),
+        RoomLayers(room),
         directories.fs,
         bridge.call,
         config.lazy.resolve_timeout_s + ATTACH_SLACK_S,

@@ -8,19 +8,17 @@ from snapshotter.layer.layer import Layer
 from snapshotter.layer.request import LayerRequest as RoomRequest
 from snapshotter.layer.room import LayerRoom
 from snapshotter.service.lazy import AttachedLayer, LayerRequest
-from snapshotter.store.state import State
 
 
 class RoomLayers:
     """Passes calls on, and puts values of one room into those of the other."""
 
-    def __init__(self, room: LayerRoom, state: State) -> None:
+    def __init__(self, room: LayerRoom) -> None:
         self._room = room
-        self._state = state
 
     async def resolve(self, request: LayerRequest) -> Layer:
         """Attach the layer. Raises NotLazy."""
-        return await self._room.images.resolve(
+        return await self._room.resolve(
             RoomRequest(
                 namespace=request.namespace,
                 reference=request.reference,
@@ -37,12 +35,12 @@ class RoomLayers:
 
     async def release(self, number: int) -> None:
         """Forget a layer and what only it needs."""
-        await self._room.housekeeping.release(number)
+        await self._room.release(number)
 
     def describe(self, number: int) -> AttachedLayer:
         """Return what is known of a layer; from any thread. Raises NotFound, StoreError."""
-        return AttachedLayer(**dataclasses.asdict(self._room.shelf.describe(number)))
+        return AttachedLayer(**dataclasses.asdict(self._room.describe(number)))
 
     def touch(self, numbers: Sequence[int]) -> None:
         """Note a use, in memory and on disk; from any thread."""
-        self._state.touch_layers(numbers, self._room.shelf.touch(numbers))
+        self._room.touch(numbers)

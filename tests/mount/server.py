@@ -1,0 +1,98 @@
+"""The process under test: a FUSE session over layers in memory, steered by lines on standard input.
+
+    python -m tests.mount.server MOUNT_POINT STATE_DIR SESSION
+
+Says {"ready": device} when it serves; then answers each command with one line of JSON.
+"""
+
+import collections
+import json
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, RequestContext
+
+from snapshotter.plane.fuse.inodes import Fixed, Numbers
+from snapshotter.plane.fuse.kernel import open_connection
+from snapshotter.plane.fuse.operations import LayerOperations
+from snapshotter.plane.fuse.session import FuseSession
+from tests.mount import torture
+from tests.mount.trees import MemoryLayer, MemoryShelf
+
+
+class Counting(LayerOperations):
+    """Counts the requests that reach it, by name."""
+
+    counts: ClassVar[collections.Counter[str]] = collections.Counter()
+
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        self.counts[f"lookup {name.decode(errors='replace')}"] += 1
+        return await super().lookup(parent_inode, name, ctx)
+
+    async def flush(self, fh: int) -> None:
+        self.counts["flush"] += 1
+        await super().flush(fh)
+
+
+class Server:
+    """A shelf, and the commands that change it."""
+
+    def __init__(self, session_number: int) -> None:
+        self.shelf = MemoryShelf()
+        self.layers_inode = Numbers(session_number).of_fixed(Fixed.LAYERS)
+        self.stuck: set[int] = set()
+        self._attach(MemoryLayer(torture.TORTURE, torture.torture()))
+        self._attach(MemoryLayer(torture.UPPER, torture.upper()))
+        broken = MemoryLayer(torture.BROKEN, torture.broken(), self.stuck.add)
+        for name, node in broken.index.nodes[0].children.items():
+            broken.faults[node] = "stuck" if name.startswith(b"stuck") else name.decode()
+        self._attach(broken)
+
+    def _attach(self, layer: MemoryLayer) -> None:
+        self.shelf.layers[layer.number] = layer
+
+    def command(self, words: list[str]) -> Any:
+        match words:
+            case ["attach-late"]:
+                self._attach(MemoryLayer(torture.LATE, torture.late()))
+            case ["detach-late"]:
+                del self.shelf.layers[torture.LATE]
+            case ["forget-late"]:
+                name = str(torture.LATE).encode()
+                pyfuse3.invalidate_entry_async(self.layers_inode, name, ignore_enoent=True)
+            case ["count", *names]:
+                return Counting.counts[" ".join(names)]
+            case ["stuck"]:
+                return len(self.stuck)
+        return None
+
+
+async def serve(mount_point: Path, state_dir: Path, session_number: int) -> None:
+    server = Server(session_number)
+    operations = Counting(server.shelf, session_number, state_dir)
+    session = FuseSession(open_connection(mount_point), operations, session_number, "test")
+    record = await session.handshake()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(session.serve)
+        say({"ready": record.device})
+        lines = trio.lowlevel.FdStream(sys.stdin.fileno())
+        pending = b""
+        async for piece in lines:
+            *complete, pending = (pending + piece).split(b"\n")
+            for line in complete:
+                say(server.command(line.decode().split()))
+        nursery.cancel_scope.cancel()
+
+
+def say(answer: Any) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    trio.run(partial(serve, Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,153 @@
+"""The fuse plane as the service uses it, over a layer room that remembers what it was asked."""
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+import pytest
+import trio
+
+from snapshotter.errors import NotFound, NotLazy, Reason
+from snapshotter.plane.fuse.inodes import Fixed, Numbers
+from snapshotter.plane.fuse.plane import FusePlane
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+SESSION = 4
+
+
+@dataclass(frozen=True)
+class Lower:
+    snapshot_id: int
+    layer_number: int | None
+
+
+@dataclass
+class Attached:
+    number: int
+
+
+@dataclass
+class Room:
+    """A layer room that resolves a request, which is a number, to the layer of that number."""
+
+    attached: dict[int, Attached] = field(default_factory=dict)
+    touched: list[int] = field(default_factory=list)
+
+    async def resolve(self, request: int) -> Attached:
+        if request < 0:
+            raise NotLazy(Reason.NO_ANCHOR, "no anchor")
+        self.attached[request] = Attached(request)
+        return self.attached[request]
+
+    async def release(self, number: int) -> None:
+        self.attached.pop(number, None)
+
+    def describe(self, number: int) -> Attached:
+        if number not in self.attached:
+            raise NotFound(f"layer {number}")
+        return self.attached[number]
+
+    def touch(self, numbers: Sequence[int]) -> None:
+        self.touched.extend(numbers)
+
+
+def call(function: Callable[[*Ts], Awaitable[T]], *args: *Ts, timeout_s: float) -> T:
+    assert timeout_s > 0
+    return trio.run(function, *args)
+
+
+def too_slow(function: Callable[[*Ts], Awaitable[T]], *args: *Ts, timeout_s: float) -> T:
+    raise TimeoutError(f"no answer within {timeout_s:g} s")
+
+
+@dataclass
+class World:
+    plane: FusePlane[int, Attached]
+    room: Room
+    run: Path
+    invalidated: list[tuple[int, bytes]]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    room, invalidated = Room(), list[tuple[int, bytes]]()
+    plane = FusePlane(
+        tmp_path,
+        SESSION,
+        room,
+        lambda snapshot_id: tmp_path / f"snapshots/{snapshot_id}/fs",
+        call,
+        30.0,
+        lambda inode, name: invalidated.append((inode, name)),
+    )
+    return World(plane, room, tmp_path, invalidated)
+
+
+def test_attached_layer_is_described(world: World) -> None:
+    assert world.plane.attach(7) == Attached(7)
+    assert world.plane.describe(7) == Attached(7)
+
+
+def test_layer_that_cannot_be_lazy_says_why(world: World) -> None:
+    with pytest.raises(NotLazy) as caught:
+        world.plane.attach(-1)
+    assert caught.value.reason is Reason.NO_ANCHOR
+
+
+def test_attach_that_takes_too_long_is_not_lazy(tmp_path: Path) -> None:
+    plane = FusePlane(tmp_path, SESSION, Room(), lambda _: tmp_path, too_slow, 30.0)
+    with pytest.raises(NotLazy) as caught:
+        plane.attach(1)
+    assert caught.value.reason is Reason.TIMEOUT
+
+
+def test_lower_directories_are_links_topmost_first(world: World) -> None:
+    paths = world.plane.lowerdirs([Lower(12, 3), Lower(11, None), Lower(10, 2)], extraction=False)
+    assert paths == tuple(str(world.run / f"l/{i}") for i in (12, 11, 10))
+    assert [os.readlink(path) for path in paths] == [
+        f"../fuse/{SESSION}/layers/3",
+        str(world.run / "snapshots/11/fs"),
+        f"../fuse/{SESSION}/layers/2",
+    ]
+
+
+def test_of_equal_layers_only_the_topmost_stays(world: World) -> None:
+    chain = [Lower(14, 3), Lower(13, 5), Lower(12, 3), Lower(11, None), Lower(10, None)]
+    paths = world.plane.lowerdirs(chain, extraction=True)
+    assert [Path(path).name for path in paths] == ["14", "13", "11", "10"]
+
+
+def test_128_layers_fit_one_page_of_mount_options() -> None:
+    longest_run_dir = "/" + "r" * 19
+    lower = ":".join(f"{longest_run_dir}/l/{snapshot_id}" for snapshot_id in range(99_000, 99_128))
+    state = f"/var/lib/estargz/snapshots/{99_999}"
+    assert len(f"index=off,workdir={state}/work,upperdir={state}/fs,lowerdir={lower}") < 4096
+
+
+def test_view_of_one_layer_is_an_overlay_above_nothing(world: World) -> None:
+    kind, source, (option,) = world.plane.view_mount(Lower(12, 3))
+    assert (kind, source) == ("overlay", "overlay")
+    link, empty = option.removeprefix("lowerdir=").split(":")
+    assert os.readlink(link) == f"../fuse/{SESSION}/layers/3"
+    assert os.listdir(empty) == []
+
+
+def test_released_layer_is_forgotten_by_the_room_and_by_the_kernel(world: World) -> None:
+    world.plane.attach(7)
+    world.plane.release(7)
+    assert world.room.attached == {}
+    assert world.invalidated == [(Numbers(SESSION).of_fixed(Fixed.LAYERS), b"7")]
+
+
+def test_use_of_layers_is_passed_on(world: World) -> None:
+    world.plane.touch([3, 5])
+    assert world.room.touched == [3, 5]
+
+
+def test_links_of_removed_snapshots_go(world: World) -> None:
+    world.plane.lowerdirs([Lower(12, 3), Lower(11, None)], extraction=False)
+    world.plane.forget_snapshots({12}, below=13)
+    assert sorted(os.listdir(world.run / "l")) == ["12", "empty"]

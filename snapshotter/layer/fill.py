@@ -62,10 +62,18 @@ class Fill:
         self._counters = counters
         self._config = config
         self._progress = progress
+        self.retry_pauses_s = RETRY_PAUSES_S
+        self._at_work = 0
         self._send, self._receive = trio.open_memory_channel["Layer"](QUEUE_MAX)
+
+    @property
+    def busy(self) -> bool:
+        """Whether layers are being filled, or wait for it."""
+        return bool(self._at_work or self._receive.statistics().current_buffer_used)
 
     def begin(self, layer: "Layer") -> None:
         """Prefetch a layer that was attached just now, then queue it for background fill."""
+        self._at_work += 1
         self._nursery.start_soon(self._prefetch, layer)
 
     def queue(self, layer: "Layer") -> None:
@@ -80,8 +88,10 @@ class Fill:
     async def run(self) -> None:
         """Fill queued layers for ever."""
         async for layer in self._receive:
+            self._at_work += 1
             await self._quiet()
             await self._fill(layer, layer.index.payload_end, Priority.BACKGROUND, BACKGROUND_RANGE)
+            self._at_work -= 1
 
     async def _quiet(self) -> None:
         """Wait until no read has had to wait for `background_delay_s`; at most `PATIENCE` times that long."""
@@ -111,10 +121,11 @@ class Fill:
         if end and not layer.record.prefetched:
             await self._fill(layer, end, Priority.PREFETCH, self._config.prefetch_max)
         self.queue(layer)
+        self._at_work -= 1
 
     async def _fill(self, layer: "Layer", end: int, priority: Priority, range_max: int) -> None:
         """Fetch what is missing below blob offset `end`; gives up quietly, reads fetch for themselves."""
-        for pause_s in (*RETRY_PAUSES_S, None):
+        for pause_s in (*self.retry_pauses_s, None):
             try:
                 whole = await self._pass(layer, end, priority, range_max)
             except SnapshotterError as error:

@@ -138,6 +138,8 @@ class Housekeeping:
 
     def _drop_manifests(self) -> None:
         named = {
-            str(source.manifest_digest) for record in self._state.layers() for source in self._state.sources(record.number)
+            str(source.manifest_digest)
+            for record in self._state.layers()
+            for source in self._state.sources(record.number)
         }
         self._manifests.drop_unnamed(named)

@@ -7,7 +7,6 @@ import trio
 
 from snapshotter.config import LazyConfig
 from snapshotter.errors import ConfigError, NotLazy, Reason, SnapshotterError
-from snapshotter.format.digest import Digest
 from snapshotter.format.index import INDEX_REVISION
 from snapshotter.layer.fill import Fill
 from snapshotter.layer.layer import Layer
@@ -61,7 +60,7 @@ class _Outcome:
 class _Image:
     reference: Reference
     manifest: ImageManifest
-    manifest_digest: Digest
+    manifest_digest: str
     outcomes: dict[str, _Outcome] = field(default_factory=dict)
 
     def descriptor(self, digest: str) -> Descriptor | None:
@@ -153,7 +152,7 @@ class Images:
                 self._nursery.start_soon(self._open, image, descriptor, label, request, outcome)
 
     async def _open(
-        self, image: _Image, descriptor: Descriptor, label: Digest | None, request: LayerRequest, outcome: _Outcome
+        self, image: _Image, descriptor: Descriptor, label: str | None, request: LayerRequest, outcome: _Outcome
     ) -> None:
         try:
             with lazy_reasons(descriptor.digest), trio.fail_after(self._config.resolve_timeout_s):
@@ -169,9 +168,7 @@ class Images:
         finally:
             outcome.ready.set()
 
-    async def _attach(
-        self, image: _Image, descriptor: Descriptor, label: Digest | None, request: LayerRequest
-    ) -> Layer:
+    async def _attach(self, image: _Image, descriptor: Descriptor, label: str | None, request: LayerRequest) -> Layer:
         if descriptor.media_type not in LAYER_TYPES:
             raise NotLazy(
                 Reason.MEDIA_TYPE, f"layer {descriptor.digest} has media type {descriptor.media_type}, which has no TOC"
@@ -197,8 +194,8 @@ class Images:
 
         def write() -> LayerRecord:
             return self._state.record_layer(
-                layer_digest=Digest(descriptor.digest),
-                toc_digest=Digest(opened.done.toc_digest),
+                layer_digest=descriptor.digest,
+                toc_digest=opened.done.toc_digest,
                 domain=domain,
                 index_revision=INDEX_REVISION,
                 blob_size=descriptor.size,

@@ -182,13 +182,13 @@ class Layer:
             or (partial is not None and partial.present(chunk.ordinal))
         )
 
-    async def _fetch(
-        self, identity: FileIdentity, chunks: Sequence[Chunk], memory: dict[ChunkKey, bytes]
-    ) -> None:
+    async def _fetch(self, identity: FileIdentity, chunks: Sequence[Chunk], memory: dict[ChunkKey, bytes]) -> None:
         """Wait for the members that hold the chunks, starting those that nobody fetches yet."""
         partial = self._store.partial(self.domain, identity) if len(identity.chunks) > 1 else None
         # Asked again: another reader's flight may have landed while this one waited to come here.
-        missing = [chunk for chunk in chunks if not self._at_hand(chunk, partial, memory) and not self.chunk_stored(chunk)]
+        missing = [
+            chunk for chunk in chunks if not self._at_hand(chunk, partial, memory) and not self.chunk_stored(chunk)
+        ]
         if not missing:
             return
         flights: list[Flight] = []
@@ -248,7 +248,9 @@ class Layer:
             elif self.index.chunk_count(node) > 1:
                 partial = self._store.partial(self.domain, self.index.identity(node))
                 if partial is not None:
-                    here += sum(chunk.size for chunk in self.index.chunks(node, 0, size) if partial.present(chunk.ordinal))
+                    here += sum(
+                        chunk.size for chunk in self.index.chunks(node, 0, size) if partial.present(chunk.ordinal)
+                    )
         return here
 
     def member_stored(self, member: int) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 import trio
 
 from snapshotter.errors import FormatError, NotLazy, Reason
-from snapshotter.format.digest import Digest, parse_digest
 from snapshotter.registry.client import Registry
 from snapshotter.registry.manifest import ImageIndex, ImageManifest, Manifest, choose_platform, parse_manifest
 from snapshotter.registry.platform import host_platform
@@ -26,7 +25,7 @@ class Found:
     """A verified manifest."""
 
     manifest: ImageManifest
-    digest: Digest
+    digest: str
 
 
 class ManifestStore:
@@ -36,7 +35,7 @@ class ManifestStore:
         self._registry = registry
         self._directory = directory
 
-    async def containing(self, reference: Reference, digest: Digest | None, layer: Digest) -> Found:
+    async def containing(self, reference: Reference, digest: str | None, layer: str) -> Found:
         """The manifest that `digest` names; without one, the manifest behind the reference that has `layer`.
 
         Raises:
@@ -58,13 +57,13 @@ class ManifestStore:
             raise NotLazy(Reason.NOT_IN_MANIFEST, f"no manifest of {reference} has layer {layer}")
         return found
 
-    async def _search(self, reference: Reference, answer: Manifest, layer: Digest, depth: int) -> Found | None:
+    async def _search(self, reference: Reference, answer: Manifest, layer: str, depth: int) -> Found | None:
         manifest = parse_manifest(answer.raw, answer.media_type)
         if isinstance(manifest, ImageManifest):
             if all(descriptor.digest != layer for descriptor in manifest.layers):
                 return None
             await trio.to_thread.run_sync(self._keep, answer)
-            return Found(manifest, parse_digest(answer.digest))
+            return Found(manifest, answer.digest)
         if not depth:
             return None
         for descriptor in _host_first(manifest):
@@ -83,7 +82,7 @@ class ManifestStore:
     def _path(self, digest: str) -> Path:
         return self._directory / f"{digest.removeprefix('sha256:')}.json"
 
-    def _load(self, digest: Digest) -> Manifest | None:
+    def _load(self, digest: str) -> Manifest | None:
         try:
             raw = self._path(digest).read_bytes()
         except FileNotFoundError:

@@ -21,7 +21,6 @@ from snapshotter.errors import (
     RegistryUnreachable,
     StoreError,
 )
-from snapshotter.format.digest import Digest
 from snapshotter.format.footer import (
     Flavor,
     Footer,
@@ -60,7 +59,7 @@ class Anchor:
     section_digest: str | None
 
 
-def anchor_of(descriptor: Descriptor, label: Digest | None, *, allow_unverified: bool) -> Anchor:
+def anchor_of(descriptor: Descriptor, label: str | None, *, allow_unverified: bool) -> Anchor:
     """The trust anchor of a layer: its manifest's annotations, and the label where the manifest has none.
 
     Raises NotLazy if there is none, or if label and manifest disagree (design: labels are the image author's words).
@@ -85,9 +84,7 @@ def anchor_of(descriptor: Descriptor, label: Digest | None, *, allow_unverified:
 class Opener:
     """Fetches and checks TOCs. Used on the trio thread."""
 
-    def __init__(
-        self, registry: Registry, pool: TocPool, root: Path, count_bytes: Callable[[int], None]
-    ) -> None:
+    def __init__(self, registry: Registry, pool: TocPool, root: Path, count_bytes: Callable[[int], None]) -> None:
         self._registry = registry
         self._pool = pool
         self._root = root

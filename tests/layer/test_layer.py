@@ -271,9 +271,7 @@ def test_an_outage_is_waited_out_when_so_configured(tmp_path: Path) -> None:
         assert await it.read(one, "a/2") == built.files["a/2"]
 
 
-def test_a_full_disk_does_not_fail_what_the_network_can_serve(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_does_not_fail_what_the_network_can_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built, registry = small_layer(), MemoryRegistry()
 
     @in_world(tmp_path, registry)
@@ -313,7 +311,9 @@ def test_a_released_layer_leaves_nothing(tmp_path: Path) -> None:
         assert [found.number for found in it.room.shelf.all()] == [other.number]
         assert [stored.size for stored in it.store.iterate("node")] == [900]
         await it.room.housekeeping.release(other.number)
-        left = [path for path in it.root.rglob("*") if path.is_file() and not path.name.startswith(("state.db", "cache.db"))]
+        left = [
+            path for path in it.root.rglob("*") if path.is_file() and not path.name.startswith(("state.db", "cache.db"))
+        ]
         assert left == []
 
 
@@ -380,7 +380,9 @@ def test_mismatch_of_the_chunk_digest_is_integrity_error(tmp_path: Path) -> None
 def test_any_range_of_a_large_file_reads_right(
     tmp_path_factory: pytest.TempPathFactory, ranges: list[tuple[int, int]], share: int, chunk_size: int
 ) -> None:
-    built = layer(file("a", NOISE[:5000]), file("big", NOISE), file("b", NOISE[:99]), chunk_size=chunk_size, share=share)
+    built = layer(
+        file("a", NOISE[:5000]), file("big", NOISE), file("b", NOISE[:99]), chunk_size=chunk_size, share=share
+    )
 
     @in_world(tmp_path_factory.mktemp("w"), MemoryRegistry())
     async def _(it: World) -> None:

@@ -10,7 +10,6 @@ import trio
 import trio.testing
 
 from snapshotter.config import CacheConfig, Config, FetchConfig, LazyConfig
-from snapshotter.format.digest import Digest
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.request import LayerRequest
 from snapshotter.layer.room import LayerRoom, assemble
@@ -43,7 +42,7 @@ class World:
     nursery: trio.Nursery
     layers: dict[str, Layer] = field(default_factory=dict)
 
-    async def pull(self, *built: BuiltLayer, tag: str = "1", label: Digest | None = None) -> list[Layer]:
+    async def pull(self, *built: BuiltLayer, tag: str = "1", label: str | None = None) -> list[Layer]:
         """Push an image of these layers and resolve each as containerd would ask."""
         manifest = self.registry.add_image(tag, [(layer.blob, dict(layer.annotations)) for layer in built])
         found = []
@@ -67,15 +66,15 @@ def find(layer: Layer, path: str) -> int:
 
 
 def request(
-    built: BuiltLayer, manifest_digest: str | None, *, tag: str = "1", label: Digest | None = None
+    built: BuiltLayer, manifest_digest: str | None, *, tag: str = "1", label: str | None = None
 ) -> LayerRequest:
     """What the service makes of containerd's labels."""
     return LayerRequest(
         namespace="k8s.io",
         reference=f"registry.test/app:{tag}",
-        manifest_digest=None if manifest_digest is None else Digest(manifest_digest),
-        layer_digest=Digest(built.digest),
-        image_layers=(Digest(built.digest),),
+        manifest_digest=manifest_digest,
+        layer_digest=built.digest,
+        image_layers=(built.digest,),
         toc_digest=label,
         prefetch_size=None,
         skip_verify=False,

@@ -1,0 +1,180 @@
+"""Prefetch and background fill: what they bring, in which order, and what stops them."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from snapshotter.config import Config, FetchConfig
+from snapshotter.errors import RegistryUnreachable
+from snapshotter.layer.layer import Layer
+from snapshotter.layer.priority import Priority
+from tests.doubles.layers import BuiltLayer, dir, file, layer
+from tests.doubles.memory_registry import MemoryRegistry
+from tests.layer.world import QUIET, World, run, world
+
+NOISE = random.Random(2).randbytes(400_000)
+PREFETCH = replace(QUIET, fetch=replace(QUIET.fetch, prefetch=True))
+BACKGROUND = replace(QUIET, fetch=replace(QUIET.fetch, background=True, background_delay_s=0.0))
+
+
+def a_layer(**more: object) -> BuiltLayer:
+    files = [file(f"a/{number:02}", NOISE[number * 9000 : number * 9000 + 8000]) for number in range(10)]
+    return layer(dir("a/"), *files, file("big", NOISE), chunk_size=64_000, **more)  # type: ignore[arg-type]
+
+
+async def settled(it: World) -> None:
+    """Until every task but the workers' sleeps has nothing more to do."""
+    for _ in range(200):
+        await trio.sleep(0.01)
+        if it.registry.hold is None and not it.room.fill.busy:
+            return
+    raise AssertionError("fill does not end")
+
+
+def stored(one: Layer) -> int:
+    return sum(one.member_stored(number) for number in range(one.index.member_count))
+
+
+def test_the_range_before_the_landmark_is_prefetched_and_no_more(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    built = a_layer(prefetch=["a/07", "a/03"])
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, PREFETCH) as it:
+            (one,) = await it.pull(built)
+            await settled(it)
+            registry.requests.clear()
+            for path in ("a/07", "a/03"):
+                assert await it.read(one, path) == built.files[path]
+            assert registry.requests == []
+            await it.read(one, "a/01")
+            assert len(registry.requests) == 1
+            assert it.room.counters.requests[Priority.PREFETCH] == 1
+
+    run(main)
+
+
+def test_a_landmark_against_prefetching_is_obeyed(tmp_path: Path) -> None:
+    config = replace(PREFETCH, fetch=replace(PREFETCH.fetch, prefetch_size=1 << 20))
+
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry(), config) as it:
+            (one,) = await it.pull(a_layer(prefetch=[]))
+            await settled(it)
+            assert stored(one) == 0
+
+    run(main)
+
+
+def test_without_a_landmark_the_configured_size_counts(tmp_path: Path) -> None:
+    config = replace(PREFETCH, fetch=replace(PREFETCH.fetch, prefetch_size=30_000))
+
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry(), config) as it:
+            (one,) = await it.pull(a_layer())
+            await settled(it)
+            assert 3 <= stored(one) <= 5
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "expected"), [(30_000, 1 << 30, 30_000), (1 << 40, 50_000, 50_000), (0, 9, 0)]
+)
+def test_the_labels_size_is_capped_by_the_admin(tmp_path: Path, asked: int, limit: int, expected: int) -> None:
+    config = replace(PREFETCH, fetch=replace(PREFETCH.fetch, prefetch=True, prefetch_max=limit))
+
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry(), config) as it:
+            (one,) = await it.pull(a_layer())
+            one.record = replace(one.record, prefetch_size=asked)
+            assert it.room.fill.prefetch_end(one) == expected
+
+    run(main)
+
+
+def test_background_brings_the_whole_layer_in_large_ranges(tmp_path: Path) -> None:
+    registry, built = MemoryRegistry(), a_layer()
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, BACKGROUND) as it:
+            (one,) = await it.pull(built)
+            await settled(it)
+            assert it.room.counters.requests[Priority.BACKGROUND] == 1
+            assert it.state.layer(one.number).complete
+            registry.blobs.clear()
+            for path, data in built.files.items():
+                assert await it.read(one, path) == data
+
+    run(main)
+
+
+def test_what_is_here_already_is_not_fetched_again(tmp_path: Path) -> None:
+    registry, built = MemoryRegistry(), a_layer()
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry) as it:
+            (one,) = await it.pull(built)
+            await it.read(one, "big")
+        async with world(tmp_path / "root", registry, BACKGROUND) as it:
+            await settled(it)
+            assert sum(it.room.counters.fetched.values()) < 100_000
+
+    run(main)
+
+
+def test_a_reader_joins_the_stream_that_brings_its_member(tmp_path: Path) -> None:
+    registry, built = MemoryRegistry(), a_layer(prefetch=["a/05"])
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, PREFETCH) as it:
+            registry.requests.clear()
+            (one,) = await it.pull(built)
+            assert await it.read(one, "a/05") == built.files["a/05"]
+            await settled(it)
+
+    run(main)
+
+
+def test_fill_comes_back_after_a_fault(tmp_path: Path) -> None:
+    registry, built = MemoryRegistry(), a_layer(prefetch=["a/05"])
+
+    async def main() -> int:
+        async with world(tmp_path / "root", registry, PREFETCH) as it:
+            manifest = registry.add_image("1", [(built.blob, dict_of(built))])
+            from tests.layer.world import request
+
+            it.room.fill.retry_pauses_s = (0.01,)
+            resolved = await it.room.resolve(request(built, manifest.digest))
+            registry.faults.append(RegistryUnreachable("away"))
+            await settled(it)
+            return sum(resolved.member_stored(number) for number in range(resolved.index.member_count))
+
+    assert run(main) >= 1
+
+
+def dict_of(built: BuiltLayer) -> dict[str, str]:
+    return dict(built.annotations)
+
+
+def test_eviction_keeps_the_store_below_its_quota_and_reads_right(tmp_path: Path) -> None:
+    built = a_layer()
+    config = Config(
+        fetch=FetchConfig(on_outage="error", prefetch=False, background=False, demand_window=0),
+        cache=replace(QUIET.cache, quota=200_000),
+    )
+
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry(), config) as it:
+            (one,) = await it.pull(built)
+            for _ in range(2):
+                for path, data in built.files.items():
+                    assert await it.read(one, path) == data
+                    await it.room.housekeeping.evict()
+                    assert it.store.usage().used <= 200_000
+
+    run(main)

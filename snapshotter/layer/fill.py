@@ -62,7 +62,7 @@ class Fill:
         self._counters = counters
         self._config = config
         self._progress = progress
-        self.retry_pauses_s = RETRY_PAUSES_S
+        self.retry_pauses_s: tuple[float, ...] = RETRY_PAUSES_S
         self._at_work = 0
         self._send, self._receive = trio.open_memory_channel["Layer"](QUEUE_MAX)
 

@@ -14,7 +14,7 @@ from snapshotter.layer.layer import Layer
 from snapshotter.layer.priority import Priority
 from tests.doubles.layers import BuiltLayer, dir, file, layer
 from tests.doubles.memory_registry import MemoryRegistry
-from tests.layer.world import QUIET, World, run, world
+from tests.layer.world import QUIET, World, request, run, world
 
 NOISE = random.Random(2).randbytes(400_000)
 PREFETCH = replace(QUIET, fetch=replace(QUIET.fetch, prefetch=True))
@@ -145,9 +145,7 @@ def test_fill_comes_back_after_a_fault(tmp_path: Path) -> None:
 
     async def main() -> int:
         async with world(tmp_path / "root", registry, PREFETCH) as it:
-            manifest = registry.add_image("1", [(built.blob, dict_of(built))])
-            from tests.layer.world import request
-
+            manifest = registry.add_image("1", [(built.blob, dict(built.annotations))])
             it.room.fill.retry_pauses_s = (0.01,)
             resolved = await it.room.resolve(request(built, manifest.digest))
             registry.faults.append(RegistryUnreachable("away"))
@@ -155,10 +153,6 @@ def test_fill_comes_back_after_a_fault(tmp_path: Path) -> None:
             return sum(resolved.member_stored(number) for number in range(resolved.index.member_count))
 
     assert run(main) >= 1
-
-
-def dict_of(built: BuiltLayer) -> dict[str, str]:
-    return dict(built.annotations)
 
 
 def test_eviction_keeps_the_store_below_its_quota_and_reads_right(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import hashlib
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -22,7 +24,7 @@ from snapshotter.errors import (
 from snapshotter.format.footer import Flavor
 from tests.doubles.layers import BuiltLayer, dir, file, layer
 from tests.doubles.memory_registry import MemoryRegistry
-from tests.layer.world import QUIET, World, find, run, world
+from tests.layer.world import QUIET, World, find, request, run, world
 
 NOISE = random.Random(1).randbytes(300_000)
 """Does not compress, so that blob offsets follow file offsets."""
@@ -33,8 +35,12 @@ def small_layer(**more: object) -> BuiltLayer:
     return layer(dir("a/"), *files, file("big", NOISE, mode=0o600), chunk_size=64_000, **more)  # type: ignore[arg-type]
 
 
-def in_world(tmp_path: Path, registry: MemoryRegistry, config: Config = QUIET):  # type: ignore[no-untyped-def]
-    def decorate(main):  # type: ignore[no-untyped-def]
+def in_world(
+    tmp_path: Path, registry: MemoryRegistry, config: Config = QUIET
+) -> Callable[[Callable[[World], Awaitable[None]]], None]:
+    """Run the decorated function at once, in a world."""
+
+    def decorate(main: Callable[[World], Awaitable[None]]) -> None:
         async def wrapped() -> None:
             async with world(tmp_path / "root", registry, config) as it:
                 await main(it)
@@ -163,7 +169,7 @@ def test_the_demand_window_brings_the_neighbours(tmp_path: Path) -> None:
         assert registry.requests == []
 
 
-def flipped(start: int, stop: int):  # type: ignore[no-untyped-def]
+def flipped(start: int, stop: int) -> Callable[[bytes], bytes]:
     def change(data: bytes) -> bytes:
         broken = bytearray(data)
         for at in range(start, stop):
@@ -233,19 +239,12 @@ def test_with_share_image_another_repository_fetches_for_itself(tmp_path: Path) 
     async def _(it: World) -> None:
         (one,) = await it.pull(built)
         await it.read(one, "x")
-        asked = replace(request_of(it, built), reference="registry.test/stranger:1")
-        registry.manifests["1"] = registry.manifests["1"]
+        asked = replace(request(built, registry.manifests["1"].digest), reference="registry.test/stranger:1")
         other = await it.room.images.resolve(asked)
         assert other.domain != one.domain
         registry.requests.clear()
         assert await it.read(other, "x") == NOISE[:5000]
         assert len(registry.requests) == 1
-
-
-def request_of(it: World, built: BuiltLayer):  # type: ignore[no-untyped-def]
-    from tests.layer.world import request
-
-    return request(built, it.registry.manifests["1"].digest)
 
 
 def test_an_outage_ends_in_an_error_when_so_configured(tmp_path: Path) -> None:
@@ -323,8 +322,8 @@ def test_two_layers_that_name_one_digest_with_different_chunks_do_not_mix(tmp_pa
     honest = layer(file("x", NOISE[:100_000]), chunk_size=40_000)
     digest = "sha256:" + hashlib.sha256(NOISE[:100_000]).hexdigest()
 
-    def lie(toc: dict[str, object]) -> None:
-        for entry in toc["entries"]:  # type: ignore[attr-defined]
+    def lie(toc: dict[str, Any]) -> None:
+        for entry in toc["entries"]:
             if entry["name"] == "x" and entry["type"] == "reg":
                 entry["digest"] = digest
 
@@ -342,8 +341,8 @@ def test_two_layers_that_name_one_digest_with_different_chunks_do_not_mix(tmp_pa
 def test_a_member_that_inflates_to_less_is_an_error(tmp_path: Path) -> None:
     registry = MemoryRegistry()
 
-    def grow(toc: dict[str, object]) -> None:
-        for entry in toc["entries"]:  # type: ignore[attr-defined]
+    def grow(toc: dict[str, Any]) -> None:
+        for entry in toc["entries"]:
             if entry["name"] == "x":
                 entry["size"] = 6000
 
@@ -357,8 +356,8 @@ def test_a_member_that_inflates_to_less_is_an_error(tmp_path: Path) -> None:
 
 
 def test_mismatch_of_the_chunk_digest_is_integrity_error(tmp_path: Path) -> None:
-    def change(toc: dict[str, object]) -> None:
-        for entry in toc["entries"]:  # type: ignore[attr-defined]
+    def change(toc: dict[str, Any]) -> None:
+        for entry in toc["entries"]:
             if entry["name"] == "x":
                 entry["chunkDigest"] = entry["digest"] = "sha256:" + "1" * 64
 

@@ -1,5 +1,6 @@
 """A layer room over a registry in memory: what the tests of this folder stand in."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -45,10 +46,8 @@ class World:
     async def pull(self, *built: BuiltLayer, tag: str = "1", label: str | None = None) -> list[Layer]:
         """Push an image of these layers and resolve each as containerd would ask."""
         manifest = self.registry.add_image(tag, [(layer.blob, dict(layer.annotations)) for layer in built])
-        found = []
-        for layer in built:
-            found.append(await self.room.images.resolve(request(layer, manifest.digest, tag=tag, label=label)))
-        return found
+        wanted = [request(layer, manifest.digest, tag=tag, label=label) for layer in built]
+        return [await self.room.resolve(one) for one in wanted]
 
     async def read(self, layer: Layer, path: str, offset: int = 0, size: int = 1 << 30) -> bytes:
         """The bytes of a file."""
@@ -86,7 +85,7 @@ def request(
 async def world(root: Path, registry: MemoryRegistry, config: Config = QUIET) -> AsyncIterator[World]:
     """A started room; everything is closed at the end."""
     config = replace(config, root=root)
-    root.mkdir(exist_ok=True)
+    os.makedirs(root, exist_ok=True)
     state = State(root / "state.db")
     store = ObjectStore(root, CacheDB(root / "cache.db"), config.cache)
     try:

@@ -86,7 +86,8 @@ async def convert(source: Source, target: Target, options: ConvertOptions, watch
         for _ in range(_INDEX_DEPTH):
             if isinstance(document, ImageManifest):
                 break
-            descriptor = choose_platform(document, options.platform)
+            images = tuple(child for child in document.manifests if _ATTESTS not in child.annotations)
+            descriptor = choose_platform(replace(document, manifests=images), options.platform)
             chosen = await source.manifest(descriptor)
             document = parse_manifest(chosen.raw, chosen.media_type)
         else:

@@ -66,8 +66,9 @@ class MemberDecoder:
             except _FAULTS as fault:
                 raise FormatError(f"a {self._codec} member is damaged: {fault}") from fault
             data = b""
-            if piece:
-                yield piece
+            if not piece:
+                return
+            yield piece
             if decoder.eof or decoder.needs_input:
                 return
 

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,8 +40,10 @@ def stuck_readers(server: Served, count: int) -> Iterator[subprocess.Popen[bytes
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        while server.command("stuck") < count:
+        deadline = time.monotonic() + PATIENCE_S
+        while (stuck := server.command("stuck")) < count:
             assert process.poll() is None
+            assert time.monotonic() < deadline, f"only {stuck} of {count} reads reached the server"
         yield process
     finally:
         process.kill()

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -29,8 +30,8 @@ class LoopbackRegistry(LoopbackServer):
     that says whether a bearer token is good for a scope such as `repository:a/b:pull`) for Bearer.
     """
 
-    def __init__(self, *, repository: str = "library/image") -> None:
-        super().__init__()
+    def __init__(self, *, repository: str = "library/image", tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls=tls)
         self.repository = repository
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[tuple[str, str], tuple[bytes, str]] = {}

@@ -1,5 +1,7 @@
 """A loopback HTTP/1.1 server in threads of its own, which records what it was asked and what it sent."""
 
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Mapping
@@ -42,7 +44,8 @@ class _State:
 class LoopbackServer:
     """Serves on 127.0.0.1 while its context is open. Subclasses give `answer`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+        """`tls` makes it speak https; its certificate is the caller's."""
         self._state = _State()
         # Guards the state; waited on by `requests`.
         self._changed = threading.Condition()
@@ -53,10 +56,11 @@ class LoopbackServer:
         class Bound(Handler):
             server_double = outer
 
+        self._tls = tls
         self._server = _Server(("127.0.0.1", 0), Bound)
         self.port: int = self._server.server_address[1]
         self.host = f"127.0.0.1:{self.port}"
-        self.url = f"http://{self.host}"
+        self.url = f"{'https' if tls else 'http'}://{self.host}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def __enter__(self) -> Self:
@@ -99,6 +103,10 @@ class LoopbackServer:
         with self._changed:
             self._state.requests.clear()
 
+    def wrapped(self, connection: socket.socket) -> socket.socket:
+        """The connection, after the handshake if there is TLS."""
+        return self._tls.wrap_socket(connection, server_side=True) if self._tls else connection
+
     def opened(self) -> int:
         """Number a new connection."""
         with self._changed:
@@ -135,9 +143,15 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = 0
 
     def setup(self) -> None:
+        self.request = self.server_double.wrapped(self.request)
         super().setup()
         self.number = self.server_double.opened()
         self.current: Recorded | None = None
+
+    def finish(self) -> None:
+        super().finish()
+        # The server closes the socket that it accepted, which TLS has taken out of its hands.
+        self.connection.close()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
         """Quiet: tests read the records."""

@@ -1,0 +1,126 @@
+"""TLS as the node trusts it, quiet logs, and a line of some length."""
+
+import logging
+import ssl
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from snapshotter.config import RegistryConfig
+from snapshotter.errors import RegistryError, RegistryUnreachable
+from snapshotter.registry.client import Registry
+from snapshotter.registry.hosts import Endpoint
+from snapshotter.registry.reference import parse_reference
+from snapshotter.registry.retry import RetryPolicy, Transient
+from snapshotter.registry.wire import fault_of
+from tests.doubles.registry import LoopbackRegistry
+from tests.doubles.relay import Relay
+from tests.registry.memory import Known
+
+DATA = bytes(range(256)) * 1000
+
+
+class Encrypted:
+    """Every registry over https."""
+
+    def endpoints(self, host: str) -> list[Endpoint]:
+        """One endpoint."""
+        return [Endpoint(f"https://{host}", host)]
+
+
+def certificate(folder: Path) -> ssl.SSLContext:
+    """The server's side of TLS for 127.0.0.1, with a new certificate signed by itself, `folder/cert.pem`."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=loopback", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    return context
+
+
+def read_encrypted(server: LoopbackRegistry) -> bytes:
+    digest = server.add_blob(DATA)
+
+    async def main() -> bytes:
+        config = RegistryConfig(retries=1)
+        async with Registry(
+            config, hosts=Encrypted(), credentials=Known(None), policy=RetryPolicy(1, 0.001)
+        ) as registry:
+            return await registry.blob(parse_reference(server.reference()), digest, len(DATA)).read_range(0, len(DATA))
+
+    return trio.run(main)
+
+
+def test_a_certificate_that_the_node_trusts_is_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LoopbackRegistry(tls=certificate(tmp_path)) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        assert read_encrypted(server) == DATA
+
+
+def test_a_certificate_that_the_node_does_not_trust_is_an_error_without_a_request(tmp_path: Path) -> None:
+    with LoopbackRegistry(tls=certificate(tmp_path)) as server:
+        with pytest.raises(RegistryError, match=r"certificate of 127\.0\.0\.1 is not trusted") as caught:
+            read_encrypted(server)
+        assert not isinstance(caught.value, RegistryUnreachable)
+        assert (server.requests, server.connections) == ([], 0)
+
+
+def test_the_libraries_below_log_nothing_that_could_hold_a_secret(caplog: pytest.LogCaptureFixture) -> None:
+    with LoopbackRegistry() as server, caplog.at_level(logging.DEBUG):
+        digest = server.add_blob(DATA)
+        server.script("", "redirect:store")
+        server.redirects["store"] = server.url
+
+        async def main() -> None:
+            async with Registry(RegistryConfig(), credentials=Known(None)) as registry:
+                await registry.blob(parse_reference(server.reference()), digest, len(DATA)).read_range(0, 10)
+
+        trio.run(main)
+        assert server.requests[-1].query == "signature=s3cr3t-signature"
+    assert "s3cr3t" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (httpx.ConnectTimeout(""), Transient),
+        (httpx.ReadTimeout(""), Transient),
+        (httpx.WriteError(""), Transient),
+        (httpx.RemoteProtocolError("x"), Transient),
+        (httpx.ProxyError("x"), Transient),
+        (httpx.LocalProtocolError("x"), RegistryError),
+        (httpx.UnsupportedProtocol("x"), RegistryError),
+        (httpx.DecodingError("x"), RegistryError),
+        (httpx.TooManyRedirects("x"), RegistryError),
+    ],
+)
+def test_every_exception_of_httpx_becomes_one_of_ours(error: httpx.HTTPError, kind: type[Exception]) -> None:
+    fault = fault_of(error, httpx.URL("https://u:pw@r.test/x?sig=s3cr3t"))
+    assert type(fault) is kind
+    assert "s3cr3t" not in str(fault)
+    assert "pw" not in str(fault)
+
+
+def test_a_relay_counts_and_a_cut_line_is_survived() -> None:
+    with LoopbackRegistry() as server, Relay("127.0.0.1", server.port, delay_s=0.001, bandwidth=5e6) as relay:
+        digest = server.add_blob(DATA)
+
+        async def main() -> None:
+            async with Registry(RegistryConfig(), credentials=Known(None)) as registry:
+                blob = registry.blob(parse_reference(f"{relay.address}/a/b"), digest, len(DATA))
+                async with blob.open_range(0, len(DATA)) as pieces:
+                    found = [await anext(pieces)]
+                    await trio.to_thread.run_sync(relay.drop_all)
+                    found += [piece async for piece in pieces]
+                assert b"".join(found) == DATA
+
+        trio.run(main)
+        assert relay.connections == 2
+        assert relay.down > len(DATA)
+        assert relay.up > 0

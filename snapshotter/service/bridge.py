@@ -13,6 +13,7 @@ Ts = TypeVarTuple("Ts")
 
 # The thread waits so much longer than the task may take: for a loop that is busy, not for one that has died.
 _GRACE_S = 5.0
+_STOPPING = "the daemon is stopping: ask again when it is back"
 
 
 class Bridge:
@@ -40,18 +41,23 @@ class Bridge:
                 return await function(*args)
 
         def begin() -> None:
-            trio.lowlevel.spawn_system_task(_answered, bounded, answer, name=function)
+            if not answer.set_running_or_notify_cancel():
+                return  # the thread has given up meanwhile
+            try:
+                trio.lowlevel.spawn_system_task(_answered, bounded, answer, name=function)
+            except RuntimeError:  # the loop takes no tasks any more; raised on, it would be an internal error of trio
+                answer.set_exception(DaemonUnreachable(_STOPPING))
 
         try:
             self._token.run_sync_soon(begin)
         except trio.RunFinishedError:
-            raise DaemonUnreachable("the daemon is stopping: ask again when it is back") from None
+            raise DaemonUnreachable(_STOPPING) from None
         try:
             return answer.result(timeout_s + self._grace_s)
         except trio.TooSlowError:
             raise TimeoutError(f"no answer within {timeout_s:g} s") from None
         except TimeoutError:
-            if answer.done():
+            if not answer.cancel() and answer.done():
                 raise  # the function's own
             raise TimeoutError(f"the loop did not answer within {timeout_s + self._grace_s:g} s") from None
 
@@ -61,7 +67,7 @@ async def _answered(function: Callable[[], Awaitable[T]], answer: "Future[T]") -
     try:
         result = await function()
     except trio.Cancelled:
-        answer.set_exception(DaemonUnreachable("the daemon is stopping: ask again when it is back"))
+        answer.set_exception(DaemonUnreachable(_STOPPING))
         raise
     except BaseException as error:
         answer.set_exception(error)

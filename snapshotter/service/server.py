@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from snapshotter.errors import ConfigError, StoreError, StoreLocked
 
-# A function of the generated code: add_XServicer_to_server with its servicer bound.
+# Adds one service to a server, such as `SnapshotsServicer.register`.
 Registration = Callable[[grpc.Server], None]
 
 # containerd's side takes and sends 16 MiB; grpc's default for receiving is 4.

@@ -107,6 +107,10 @@ class SnapshotsServicer(pb_grpc.SnapshotsServicer):
             self._cleanup.run()
             return Empty()
 
+    def register(self, server: grpc.Server) -> None:
+        """Let `server` answer these calls."""
+        pb_grpc.add_SnapshotsServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+
     def _prepare_remote(self, wanted: RemoteRequest) -> tuple[Mount, ...]:
         try:
             return self._remote.prepare(wanted)
@@ -131,7 +135,7 @@ def _answering(context: grpc.ServicerContext, call: str, key: str) -> Iterator[N
     except TimeoutError as error:
         _log.warning("%s %r: %s", call, key, error)
         context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, _printable(str(error)))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (a bug ends one call, not the service)
         _log.exception("%s %r failed", call, key)
         context.abort(grpc.StatusCode.UNKNOWN, _printable(f"{call} failed: {type(error).__name__}: {error}"))
 

@@ -43,6 +43,7 @@ class LayerSource:
     manifest_digest: str
 
 
+_BY_IDENTITY = "SELECT * FROM layers WHERE layer_digest = ? AND toc_digest = ? AND domain = ? AND index_revision = ?"
 _FLAGS = ("verified", "prefetched", "complete")
 
 
@@ -70,22 +71,22 @@ class LayerTable(StateDatabase):
         The record is on disk when this returns, so that its number can be shown to the kernel. A record that was
         unverified becomes verified when it is asked for with `verified`; the other values of an old record stay.
         """
+        identity = (layer_digest, toc_digest, domain, index_revision)
         now_ns = self._clock_ns()
         with self.write() as db:
-            db.execute(
-                "INSERT INTO layers (layer_digest, toc_digest, domain, index_revision, blob_size, media_type, codec,"
-                " toc_offset, toc_end, payload_end, verified, prefetch_size, created_ns, last_used_ns)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (layer_digest, toc_digest, domain, index_revision)"
-                " DO UPDATE SET verified = max(verified, excluded.verified)",
-                (layer_digest, toc_digest, domain, index_revision, blob_size, media_type, codec,
-                 toc_offset, toc_end, payload_end, verified, prefetch_size, now_ns, now_ns),
-            )  # fmt: skip
-            row = db.execute(
-                "SELECT * FROM layers WHERE layer_digest = ? AND toc_digest = ? AND domain = ? AND index_revision = ?",
-                (layer_digest, toc_digest, domain, index_revision),
-            ).fetchone()
-            return _record(row)
+            row = db.execute(_BY_IDENTITY, identity).fetchone()
+            if row is None:
+                # Not an upsert: that would use up a number even where the record is there.
+                db.execute(
+                    "INSERT INTO layers (layer_digest, toc_digest, domain, index_revision, blob_size, media_type,"
+                    " codec, toc_offset, toc_end, payload_end, verified, prefetch_size, created_ns, last_used_ns)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*identity, blob_size, media_type, codec, toc_offset, toc_end, payload_end, verified,
+                     prefetch_size, now_ns, now_ns),
+                )  # fmt: skip
+            elif verified and not row["verified"]:
+                db.execute("UPDATE layers SET verified = 1 WHERE number = ?", (row["number"],))
+            return _record(db.execute(_BY_IDENTITY, identity).fetchone())
 
     def layers(self) -> list[LayerRecord]:
         """Every recorded layer, lowest number first."""

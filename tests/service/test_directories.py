@@ -1,0 +1,58 @@
+"""The directories of ordinary snapshots, and what crashes leave of them."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from snapshotter.errors import ConfigError, StoreError, StoreFull
+from snapshotter.service.directories import SnapshotDirectories
+
+
+@pytest.mark.parametrize("bad", [",", ":", "\\", '"', "\n"])
+def test_a_root_that_mount_options_cannot_carry_is_refused(tmp_path: Path, bad: str) -> None:
+    with pytest.raises(ConfigError, match="choose another root"):
+        SnapshotDirectories(tmp_path / f"a{bad}b")
+
+
+def test_what_an_undone_transaction_left_makes_room(tmp_path: Path) -> None:
+    directories = SnapshotDirectories(tmp_path / "s")
+    directories.create(7, with_work=True, owner=None)
+    (directories.fs(7) / "of another life").touch()
+    directories.create(7, with_work=False, owner=(5, 6))
+    assert list(directories.fs(7).iterdir()) == []
+    assert not directories.work(7).exists()
+    assert directories.owner(7) == (5, 6)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories = SnapshotDirectories(tmp_path / "s")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "chown", full)
+        with pytest.raises(StoreFull, match="free space"):
+            directories.create(1, with_work=True, owner=(1, 1))
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_a_missing_directory_is_a_store_error(tmp_path: Path) -> None:
+    directories = SnapshotDirectories(tmp_path / "s")
+    for call in (directories.usage, directories.owner):
+        with pytest.raises(StoreError, match="s/9/fs"):
+            call(9)
+
+
+def test_directories_without_a_snapshot_are_set_aside_then_deleted(tmp_path: Path) -> None:
+    directories = SnapshotDirectories(tmp_path / "s")
+    for number in (1, 2, 3):
+        directories.create(number, with_work=True, owner=None)
+    (tmp_path / "s/stranger").write_text("x")
+    directories.set_aside_all_but({2})
+    # The number is free at once: a Prepare may take it before the deletion.
+    directories.create(3, with_work=True, owner=None)
+    directories.delete_set_aside()
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["2", "3"]

@@ -1,0 +1,50 @@
+"""Which mounts and which Prepares are which."""
+
+from pathlib import Path
+
+import pytest
+
+from snapshotter.service.labels import SNAPSHOT_REF
+from snapshotter.service.mounts import is_extraction, kernel_has_index, overlay
+
+CHAIN = "sha256:" + "c" * 64
+
+
+def test_an_overlay_without_index_names_no_such_option() -> None:
+    mount = overlay(["/l/2", "/l/1"], upper=Path("/u"), work=Path("/w"), index_off=False)
+    assert mount.options == ("workdir=/w", "upperdir=/u", "lowerdir=/l/2:/l/1")
+
+
+def test_an_empty_path_stands_before_data_only_layers() -> None:
+    mount = overlay(["/l/1", "", "/data"], upper=None, work=None, index_off=True)
+    assert mount.options == ("index=off", "lowerdir=/l/1::/data")
+
+
+def test_a_view_whose_layers_are_one_is_a_bind() -> None:
+    mount = overlay(["/l/1"], upper=None, work=None, index_off=True)
+    assert (mount.type, mount.source, mount.options) == ("bind", "/l/1", ("ro", "rbind"))
+
+
+def test_the_option_is_looked_for_in_the_kernel(tmp_path: Path) -> None:
+    assert not kernel_has_index(tmp_path)
+    (tmp_path / "index").touch()
+    assert kernel_has_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (f"extract-740708864-VwT0 {CHAIN}", True),
+        (f"k8s.io/29/extract-740708864-VwT0 {CHAIN}", True),
+        ("k8s.io/29/extract-740708864-VwT0", False),
+        ("extract-me", False),
+        (f"k8s.io/3/container {CHAIN}", False),
+        (f"k8s.io/29/xextract-740708864-VwT0 {CHAIN}", False),
+    ],
+)
+def test_extraction_is_known_by_the_unpackers_key(key: str, expected: bool) -> None:
+    assert is_extraction(key, {}) is expected
+
+
+def test_extraction_is_known_by_its_target() -> None:
+    assert is_extraction("any", {SNAPSHOT_REF: CHAIN})

@@ -47,7 +47,7 @@ def layers(*, config_path: Path | None, address: Path | None, timeout_s: float, 
                 show.human(row["size"]) if row["size"] or row["number"] else "-",
                 show.share(row["present"], row["size"]),
                 show.cell(row["state"], STYLES.get(row["state"], "")),
-                show.cell(": ".join(filter(None, (row["reason"], row["detail"])))),
+                show.cell(show.brief(": ".join(filter(None, (row["reason"], row["detail"]))))),
             )
         console.print(show.cell(image or "(image unknown)", "bold"))
         show.emit(table)

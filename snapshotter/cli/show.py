@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+_LONG_HEX = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 UNBOUNDED_WIDTH = 10_000
 """Width where no terminal is: programs that read lines want a row on one line."""
@@ -87,6 +90,11 @@ def short(digest: str) -> str:
 def printable(text: str) -> str:
     """Return `text` with whatever could steer a terminal escaped: an image's names are its author's words."""
     return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
+
+
+def brief(text: str) -> str:
+    """Return a sentence or path with every digest and container id in it cut to twelve digits; --json has them whole."""
+    return _LONG_HEX.sub(r"\1", text)
 
 
 def cell(text: str, style: str = "") -> Text:

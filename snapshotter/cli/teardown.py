@@ -71,7 +71,10 @@ def _print(result: dict[str, Any]) -> None:
             pids = ", ".join(map(str, user["pids"][:5])) + (", …" if len(user["pids"]) > 5 else "")
             name = user["name"] if len(user["name"]) <= 16 else user["name"][:12]
             table.add_row(
-                show.cell(name), show.cell(user["namespace"] or "-"), pids or "-", show.cell(user["mountpoint"])
+                show.cell(name),
+                show.cell(user["namespace"] or "-"),
+                pids or "-",
+                show.cell(show.brief(user["mountpoint"])),
             )
         show.emit(table)
     for mountpoint in result["unmounted"]:

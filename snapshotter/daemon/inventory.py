@@ -148,6 +148,6 @@ def _last_uses(layers: Iterable[Layer], domain: str, digests: AbstractSet[bytes]
         if layer.domain == domain:
             last_use_ns = layer.record.last_used_ns
             for digest, _, _ in layer.index.digests():
-                if digest in digests and uses.get(digest, 0) < last_use_ns:
+                if digest in digests and uses.get(digest, -1) < last_use_ns:
                     uses[digest] = last_use_ns
     return uses

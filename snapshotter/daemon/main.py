@@ -93,9 +93,11 @@ async def serve(config: Config, plane: tuple[str, str], notifier: Notifier) -> i
     ending = Ending()
     started_at_ns = time.time_ns()
     async with AsyncExitStack() as undo:
+        notifier.status("opening the cache; after a power loss every file in it is looked at")
         ground = await lay_ground(config, undo)
         async with trio.open_nursery() as nursery:
             await nursery.start(ending.end_on_signal)
+            notifier.status("bringing layers back from disk")
             room = assemble(nursery, config, config.root, ground.state, ground.store, ground.registry)
             await room.start(nursery)
             await serve_fuse(nursery, config, ground, room, ending)

@@ -38,10 +38,15 @@ class Instance:
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         self.running.append(process)
         if wait:
-            ready, _, _ = select.select([self.manager], [], [], START_S)
-            assert ready, "no READY=1 in time"
-            assert self.manager.recv(1000).startswith(b"READY=1\n")
+            while not self.said().startswith("READY=1\n"):
+                assert process.poll() is None, "it ended before it was ready"
         return process
+
+    def said(self) -> str:
+        """The next thing it told its service manager."""
+        heard, _, _ = select.select([self.manager], [], [], START_S)
+        assert heard, "nothing said in time"
+        return self.manager.recv(1000).decode()
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "snapshotter", *arguments, "--address", str(self.top / "r/snapshotter.sock")]
@@ -91,7 +96,7 @@ def test_ready_means_it_answers_and_a_signal_ends_it_with_the_mount_in_place(ins
     assert code == 0
     assert messages[-1] == "stopped; mounts stay in place"
     assert len(mounts_on(instance.mountpoint)) == 1
-    assert instance.manager.recv(100) == b"STOPPING=1"
+    assert instance.said() == "STOPPING=1"
 
 
 def test_after_sigkill_the_next_one_starts_with_a_new_session_on_one_mount(instance: Instance) -> None:

@@ -1,0 +1,44 @@
+"""The systemd unit says what the daemon relies on."""
+
+import re
+from configparser import RawConfigParser
+from pathlib import Path
+
+from snapshotter.daemon.ending import TORN_DOWN
+
+UNIT = Path(__file__).parents[2] / "systemd" / "estargz-snapshotter.service"
+
+
+def read_unit() -> RawConfigParser:
+    unit = RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's keys have capitals
+    unit.read_string(UNIT.read_text())
+    return unit
+
+
+def test_the_daemon_is_ready_before_containerd_and_outlives_hard_times() -> None:
+    unit = read_unit()
+    assert unit["Unit"]["Before"] == "containerd.service"
+    service = unit["Service"]
+    expected = {
+        "Type": "notify",
+        "Restart": "always",
+        "KillMode": "process",
+        "OOMScoreAdjust": "-999",
+        "LimitNOFILE": "1048576",
+        "TasksMax": "infinity",
+    }
+    assert {key: service[key] for key in expected} == expected
+    assert service["ExecStart"].endswith("/snapshotter serve")
+
+
+def test_a_teardown_is_not_undone_by_a_restart() -> None:
+    service = read_unit()["Service"]
+    assert service["RestartPreventExitStatus"] == service["SuccessExitStatus"] == str(TORN_DOWN)
+
+
+def test_nothing_hides_the_mounts_from_containerd() -> None:
+    hiding = re.compile(
+        r"Private|Protect|ReadOnly|ReadWrite|Inaccessible|MountFlags|Bind|TemporaryFile|RuntimeDirectory|RootDir"
+    )
+    assert [key for key in read_unit()["Service"] if hiding.match(key)] == []

@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshotter.errors import FormatError
@@ -99,7 +99,6 @@ def test_times_that_are_none_are_format_errors(text: str) -> None:
         Clock().mtime_ns(text)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_time_gives_nanoseconds_or_format_error(text: str) -> None:
     with suppress(FormatError):
@@ -124,7 +123,6 @@ def test_id_that_means_unchanged_is_format_error() -> None:
         check_owner(Entry(uid=4_294_967_295))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 4095), st.integers(0, (1 << 20) - 1))
 def test_device_numbers_are_those_of_stat(major: int, minor: int) -> None:
     assert check_device(Entry(dev_major=major, dev_minor=minor)) == os.makedev(major, minor)

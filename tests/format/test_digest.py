@@ -1,14 +1,13 @@
 """Digests."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshotter.errors import FormatError
 from snapshotter.format.digest import from_raw, parse_digest, raw
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32))
 def test_raw_and_text_form_are_inverse(value: bytes) -> None:
     assert raw(parse_digest(from_raw(value))) == value

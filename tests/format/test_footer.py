@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 from backports import zstd
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshotter.errors import FormatError
@@ -104,7 +104,6 @@ def test_toc_with_any_flipped_byte_is_format_error_or_has_another_digest(built: 
         assert plain == built.toc_json or sha256(plain) != built.toc_digest
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([b"", *(built.blob[-60:] for built in DIALECTS.values())]))
 def test_any_tail_gives_footer_or_format_error(tail: bytes, end: bytes) -> None:
     data = tail + end[-40:]
@@ -115,7 +114,6 @@ def test_any_tail_gives_footer_or_format_error(tail: bytes, end: bytes) -> None:
     assert 0 <= footer.toc_offset <= footer.toc_end <= len(data)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(Codec), st.booleans())
 def test_any_section_gives_json_or_format_error(data: bytes, codec: Codec, packed: bool) -> None:
     if packed:

@@ -20,6 +20,8 @@ from snapshotter.format.layout import HEADER_SIZE
 from snapshotter.format.members import inflate
 from tests.doubles.layers import BuiltLayer, Entry, block, dir, fifo, file, hardlink, layer, symlink, whiteout  # noqa: A004 (the tests' word)
 
+THOROUGH = settings(max_examples=4 * settings().max_examples)
+
 OPTIONS = BuildOptions(Codec.GZIP, 2000, 1000, from_raw(bytes(range(32))), allow_unverified=False)
 
 RICH = layer(
@@ -208,7 +210,6 @@ def test_missing_file_is_an_os_error(tmp_path: Path) -> None:
 # --- any input
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_give_an_index_or_format_error(data: bytes) -> None:
     with suppress(FormatError):
@@ -247,7 +248,7 @@ rows = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@THOROUGH
 @given(st.lists(rows, max_size=6), st.booleans())
 def test_any_entries_give_a_readable_index_or_format_error(entries: list[dict[str, Any]], allow: bool) -> None:
     options = BuildOptions(OPTIONS.codec, 2000, 1000, OPTIONS.layer_digest, allow)
@@ -259,7 +260,7 @@ def test_any_entries_give_a_readable_index_or_format_error(entries: list[dict[st
     check_soundness(index)
 
 
-@settings(max_examples=200, deadline=None)
+@THOROUGH
 @given(st.data())
 def test_sound_toc_with_one_changed_field_gives_a_sound_index_or_format_error(data: st.DataObject) -> None:
     toc = json.loads(RICH.toc_json)
@@ -372,7 +373,7 @@ def unpack(given: list[Entry]) -> dict[str, dict[str, Any]]:
     return tree
 
 
-@settings(max_examples=250, deadline=None)
+@THOROUGH
 @given(entries, st.sampled_from(["estargz", "shared", "zstd", "storage", "external"]), st.integers(1, 30))
 def test_random_layers_equal_what_unpacking_makes_of_them(given: list[Entry], form: str, chunk_size: int) -> None:
     flavor = {"zstd": Flavor.ZSTD_CHUNKED, "storage": Flavor.ZSTD_CHUNKED, "external": Flavor.EXTERNAL}.get(

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 from backports import zstd
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshotter.errors import FormatError
@@ -21,7 +21,6 @@ from tests.doubles.layers import compress
 every_codec = pytest.mark.parametrize("codec", list(Codec))
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(Codec), st.binary(max_size=5000), st.integers(1, 700), st.binary(max_size=40))
 def test_member_fed_in_any_pieces_comes_out_whole(codec: Codec, data: bytes, step: int, behind: bytes) -> None:
     packed = compress(codec, data)
@@ -37,7 +36,6 @@ def test_member_fed_in_any_pieces_comes_out_whole(codec: Codec, data: bytes, ste
     assert out == data
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(Codec), st.binary(max_size=300))
 def test_any_bytes_give_pieces_or_format_error(codec: Codec, data: bytes) -> None:
     decoder = MemberDecoder(codec)

@@ -19,6 +19,8 @@ from snapshotter.registry.retry import Transient
 from snapshotter.registry.wire import Body
 
 PIECE_MAX = 1 << 20
+# TLS comes in records of 16 KiB, and every piece costs each room above a round: small ones are put together.
+GATHER = 64 << 10
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE)
 
@@ -194,13 +196,27 @@ class Blob:
         return last + 1
 
     async def _body(self, response: httpx.Response, length: int) -> AsyncGenerator[bytes, None]:
-        """Exactly `length` bytes of a body; Transient if it ends earlier."""
+        """Exactly `length` bytes of a body; Transient, after all that came, if it ends earlier."""
         left = length
+        gathered: list[bytes] = []
+        held = 0
+        fault: Transient | None = None
         async with aclosing(Body(response, expected=length)) as body:
-            while left:
-                piece = (await anext(body, b""))[:left]
-                if not piece:
-                    raise Transient(f"{shown(response.request.url)}: the body ended {left} bytes early")
+            while left and fault is None:
+                try:
+                    piece = (await anext(body, b""))[:left]
+                except Transient as broken:
+                    fault, piece = broken, b""
+                else:
+                    if not piece:
+                        fault = Transient(f"{shown(response.request.url)}: the body ended {left} bytes early")
                 left -= len(piece)
-                for at in range(0, len(piece), PIECE_MAX):
-                    yield piece[at : at + PIECE_MAX]
+                held += len(piece)
+                gathered.append(piece)
+                if held >= GATHER or not left or fault is not None:
+                    whole = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+                    gathered, held = [], 0
+                    for at in range(0, len(whole), PIECE_MAX):
+                        yield whole[at : at + PIECE_MAX]
+        if fault is not None:
+            raise fault

@@ -141,3 +141,26 @@ def test_every_body_is_closed_whatever_happened() -> None:
     simulate(work)
     assert [body.closed for body in bodies] == [True] * len(bodies)
     assert len(bodies) == 4
+
+
+def test_small_pieces_are_put_together_and_none_is_lost_in_a_break() -> None:
+    data = bytes(range(256)) * (SIZE // 256)
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        first = int(request.headers["range"].removeprefix("bytes=").split("-")[0])
+        records = [data[at : at + 16_000] for at in range(first, SIZE, 16_000)]
+        return (
+            answer(request, *records[:9], httpx.ReadError("reset")) if len(records) > 9 else answer(request, *records)
+        )
+
+    net = Network(handler)
+
+    async def work() -> None:
+        async with client(net, config=CONFIG) as registry, blob(registry).open_range(0, SIZE) as pieces:
+            found = [piece async for piece in pieces]
+        assert b"".join(found) == data
+        assert len(found) == 7 * 2 + 1
+
+    simulate(work)
+    ranges = [request.headers["range"] for request in net.requests]
+    assert ranges[:2] == ["bytes=0-1048575", "bytes=144000-1048575"]

@@ -122,7 +122,7 @@ class Cleanup:
                     continue
                 try:
                     self._lazy.release(layer.number)
-                except SnapshotterError as error:
+                except (SnapshotterError, OSError) as error:  # a TimeoutError is an OSError
                     _log.warning("layer %d (%s) could not be dropped: %s", layer.number, layer.layer_digest, error)
 
 

@@ -91,13 +91,16 @@ def test_a_layer_that_a_prepare_is_about_to_name_stays(node: Node) -> None:
     assert node.client.usage(name) == (1000, 10)
 
 
-def test_a_layer_that_cannot_be_dropped_is_tried_again(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("fault", [StoreError("it is ill"), TimeoutError("it is ill")])
+def test_a_layer_that_cannot_be_dropped_is_tried_again(
+    node: Node, caplog: pytest.LogCaptureFixture, fault: Exception
+) -> None:
     node.offers |= {L1: Offer("sha256:t1"), L2: Offer("sha256:t2")}
     for chain, layer in (("c1", L1), ("c2", L2)):
         node.client.remove(prepare_remote(node, chain, layer))
-    node.lazy.release_fault = StoreError("the disk is ill")
+    node.lazy.release_fault = fault
     node.client.cleanup()
-    assert "the disk is ill" in caplog.text
+    assert "it is ill" in caplog.text
     node.lazy.release_fault = None
     node.client.cleanup()
     assert node.lazy.released == [1, 2]

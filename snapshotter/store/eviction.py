@@ -33,6 +33,6 @@ def room_for(size: int, used: int, free: int, limits: CacheConfig) -> str | None
     """None if `size` bytes more break no limit, else which limit they break, as a sentence for the admin."""
     if limits.quota and used + size > limits.quota:
         return f"cache.quota of {limits.quota} bytes is used up"
-    if free - size < limits.min_free:
+    if limits.min_free and free - size < limits.min_free:
         return f"only {free} bytes are free on its file system, cache.min_free keeps {limits.min_free}"
     return None

@@ -13,22 +13,25 @@ Key = tuple[str, bytes]
 
 
 class OpenObject:
-    """A complete, verified object that is open. `fd` stays this object until `release()`, even if the object is evicted meanwhile."""
+    """A complete, verified object that is open. `fd` stays this object until `release()`, even if it is evicted meanwhile.
 
-    __slots__ = ("_cache", "_deleted", "_disk_bytes", "_kept", "_users", "fd", "size")
+    Only `fd`, `size` and `release` are for users; the rest is the cache's.
+    """
+
+    __slots__ = ("cache", "deleted", "disk_bytes", "fd", "kept", "size", "users")
 
     def __init__(self, cache: "HandleCache", fd: int, status: os.stat_result) -> None:
         self.fd = fd
         self.size = status.st_size
-        self._disk_bytes = disk_bytes(status)
-        self._cache = cache
-        self._users = 1
-        self._kept = True
-        self._deleted = False
+        self.disk_bytes = disk_bytes(status)
+        self.cache = cache
+        self.users = 1
+        self.kept = True
+        self.deleted = False
 
     def release(self) -> None:
         """End the use of `fd`; exactly once for each `acquire`."""
-        self._cache.release(self)
+        self.cache.release(self)
 
     def __enter__(self) -> Self:
         return self
@@ -36,7 +39,7 @@ class OpenObject:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._cache.release(self)
+        self.cache.release(self)
 
 
 class HandleCache:
@@ -50,7 +53,7 @@ class HandleCache:
         """`on_deleted_open` hears how many bytes of removed files became (+) or ceased to be (-) held open."""
         self._limit = limit
         self._on_deleted_open = on_deleted_open
-        self._lock = threading.Lock()  # guards _open and the private fields of every handle
+        self._lock = threading.Lock()  # guards _open and `users`, `kept` and `deleted` of every handle
         self._open: OrderedDict[Key, OpenObject] = OrderedDict()
 
     def get(self, key: Key) -> OpenObject | None:
@@ -58,53 +61,64 @@ class HandleCache:
         with self._lock:
             handle = self._open.get(key)
             if handle is not None:
-                handle._users += 1
+                handle.users += 1
                 self._open.move_to_end(key)
             return handle
 
     def add(self, key: Key, fd: int, status: os.stat_result) -> OpenObject:
         """Keep `fd`, now the cache's to close, under `key`; returns a use of what the cache has for the key."""
+        unused = None
         with self._lock:
             handle = self._open.get(key)
             if handle is not None:
-                handle._users += 1
-                os.close(fd)
-                return handle
-            handle = self._open[key] = OpenObject(self, fd, status)
-            if len(self._open) > self._limit:
-                _, oldest = self._open.popitem(last=False)
-                self._let_go(oldest)
-            return handle
+                handle.users += 1
+                unused = fd
+            else:
+                handle = self._open[key] = OpenObject(self, fd, status)
+                if len(self._open) > self._limit:
+                    unused = self._let_go(self._open.popitem(last=False)[1])
+        _close(unused)
+        return handle
 
     def drop(self, key: Key) -> None:
         """Forget the handle of an object that was removed from disk."""
+        unused = None
         with self._lock:
             handle = self._open.pop(key, None)
             if handle is not None:
-                handle._deleted = True
-                self._let_go(handle)
+                handle.deleted = True
+                unused = self._let_go(handle)
+        _close(unused)
 
     def release(self, handle: OpenObject) -> None:
         """End one use; see `OpenObject.release`."""
         with self._lock:
-            handle._users -= 1
-            if handle._users == 0 and not handle._kept:
-                self._close(handle)
+            handle.users -= 1
+            if handle.users or handle.kept:
+                return
+        os.close(handle.fd)
+        if handle.deleted:
+            self._on_deleted_open(-handle.disk_bytes)
 
     def close(self) -> None:
         """Let go of everything; descriptors in use close with their last release."""
         with self._lock:
-            while self._open:
-                self._let_go(self._open.popitem()[1])
+            unused = [self._let_go(handle) for handle in self._open.values()]
+            self._open.clear()
+        for fd in unused:
+            _close(fd)
 
-    def _let_go(self, handle: OpenObject) -> None:
-        handle._kept = False
-        if handle._users == 0:
-            os.close(handle.fd)
-        elif handle._deleted:
-            self._on_deleted_open(handle._disk_bytes)
+    def _let_go(self, handle: OpenObject) -> int | None:
+        """Take the cache's own hold off a handle; the descriptor to close, unless a user still needs it."""
+        handle.kept = False
+        if handle.users == 0:
+            return handle.fd
+        if handle.deleted:
+            self._on_deleted_open(handle.disk_bytes)
+        return None
 
-    def _close(self, handle: OpenObject) -> None:
-        os.close(handle.fd)
-        if handle._deleted:
-            self._on_deleted_open(-handle._disk_bytes)
+
+def _close(fd: int | None) -> None:
+    """Outside the lock: closing the last descriptor of a large removed file frees its blocks, and readers would wait."""
+    if fd is not None:
+        os.close(fd)

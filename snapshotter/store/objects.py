@@ -10,20 +10,21 @@ Every method is plain blocking code and safe from any thread. Reading, cheapest 
 What is not said to be quick here belongs into a worker thread.
 """
 
+import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from snapshotter.config import CacheConfig
-from snapshotter.errors import IntegrityError, StoreError, StoreFull
+from snapshotter.errors import StoreError, StoreFull
 from snapshotter.store.cache_db import CacheDB
-from snapshotter.store.disk import disk_errors, hash_range, hash_zeros, syncfs
+from snapshotter.store.disk import disk_errors, hash_range, syncfs
 from snapshotter.store.eviction import Evicted, bytes_to_free, room_for
 from snapshotter.store.handles import HandleCache, OpenObject
 from snapshotter.store.identity import FileIdentity
+from snapshotter.store.intake import Intake, StoreCounters
 from snapshotter.store.partial import PartialFile
 from snapshotter.store.partials import PartialSet
 from snapshotter.store.placement import ObjectInfo, Placement, is_derived
@@ -31,24 +32,13 @@ from snapshotter.store.recovery import count_unproven, distrust
 from snapshotter.store.tally import Tally, Usage
 from snapshotter.store.tree import ObjectTree
 from snapshotter.store.verification import Progress, Verified, verify
-from snapshotter.store.writer import ChunkWriter, Spool
+from snapshotter.store.writer import ChunkWriter
 
 log = logging.getLogger(__name__)
 
 OPEN_OBJECTS = 1024
 # An object that awaits proof is hashed inside a read up to this size: about half a millisecond.
 PROVE_INLINE = 1 << 20
-# Reading that `commit` does for the whole-file check itself, instead of asking for `finish`.
-FINISH_INLINE = 16 << 20
-
-
-@dataclass(slots=True)
-class StoreCounters:
-    """What the store has seen since it was opened."""
-
-    mismatches: int = 0  # complete files that do not have the digest their TOC gives
-    unreadable: int = 0  # objects that the disk did not give back
-    disproved: int = 0  # objects that did not survive a power loss
 
 
 class ObjectStore:
@@ -65,7 +55,6 @@ class ObjectStore:
         self.counters = counters if counters is not None else StoreCounters()
         self._tally = Tally(db.used_estimate)
         self._handles = HandleCache(OPEN_OBJECTS, self._tally.deleted_open)
-        self._lock = threading.Lock()  # guards the counters
         self._sync_lock = threading.Lock()  # one sync at a time
         with disk_errors(f"open the cache in {root}"):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,6 +64,7 @@ class ObjectStore:
             self._placement = Placement(objects, unproven, self._tally, self._handles)
             self._partials = PartialSet(root / "partial", db.boot_id, self._tally.partial)
         self._objects, self._unproven = objects, unproven
+        self._intake = Intake(self._placement, self._partials, self.counters)
 
     # reading
 
@@ -109,7 +99,7 @@ class ObjectStore:
         finally:
             handle.release()
         if len(data) < min(length, size - offset):
-            self._count("unreadable")
+            self.counters.add("unreadable")
             self.remove(domain, digest)
             return None
         return data
@@ -136,7 +126,7 @@ class ObjectStore:
             finally:
                 os.close(fd)
             if not good:
-                self._count("disproved")
+                self.counters.add("disproved")
             with disk_errors(f"keep object {digest.hex()}"):
                 self._placement.settle(domain, digest, good=good)
         return self.has(domain, digest, size)
@@ -160,8 +150,8 @@ class ObjectStore:
         """
         self._check_room(identity.chunks[ordinal][1])
         with disk_errors(f"write into domain {domain}"):
-            spool = Spool(self._partials.directory(domain), self._partials.temporary(), [])
-        return ChunkWriter(identity, ordinal, spool, lambda *chunk: self._accept(domain, *chunk))
+            spool = self._intake.spool(domain)
+        return ChunkWriter(identity, ordinal, spool, functools.partial(self._intake.accept, domain))
 
     def mark_zeros(self, domain: str, identity: FileIdentity, ordinal: int) -> bool:
         """Have a chunk that the blob does not carry because it is all zeros, as a hole. Returns what `commit` returns.
@@ -171,22 +161,8 @@ class ObjectStore:
             StoreFull: no room on the disk.
             StoreError: the disk refused.
         """
-        _, size, digest = identity.chunks[ordinal]
-        whole = len(identity.chunks) == 1
-        expected = {digest} - {b""} | ({identity.digest} if whole and not identity.derived else set())
-        if expected and expected != {hash_zeros(size)}:
-            raise IntegrityError(f"chunk {ordinal} of file {identity.digest.hex()}: the TOC says zeros, its digest not")
         with disk_errors(f"store chunk {ordinal} of file {identity.digest.hex()}"):
-            if whole:
-                spool = Spool(self._partials.directory(domain), self._partials.temporary(), [])
-                try:
-                    spool.to_file()
-                    os.ftruncate(spool.fd, size)
-                    self._placement.place(domain, identity, spool.directory, spool.name, spool.fd)
-                finally:
-                    spool.discard()
-                return False
-            return self._store(domain, identity, lambda partial: partial.store_zeros(ordinal))
+            return self._intake.zeros(domain, identity, ordinal)
 
     def finish(self, domain: str, identity: FileIdentity) -> bool:
         """Check a large file whose chunks are all here as a whole, and make it an object. Reads up to all of it.
@@ -199,55 +175,7 @@ class ObjectStore:
             StoreError: the disk refused.
         """
         with disk_errors(f"complete file {identity.digest.hex()}"):
-            partial = self._partials.get(domain, identity)
-            if partial is None or not partial.complete or partial.mismatch:
-                return self.has(domain, identity.digest, identity.size)
-            found = partial.whole_digest()
-            if found is None:
-                return self.has(domain, identity.digest, identity.size)
-            if found != identity.digest and not identity.derived:
-                self._count("mismatches")
-                log.warning("file %s: all chunks verify, the whole has sha256 %s", identity.digest.hex(), found.hex())
-                partial.record_mismatch()
-                return False
-            with partial.borrow() as fd:
-                if fd is not None:
-                    self._placement.place(
-                        domain, identity, self._partials.directory(domain), f"{partial.name}.data", fd
-                    )
-                    self._partials.finished(domain, partial)
-            return self.has(domain, identity.digest, identity.size)
-
-    def _accept(self, domain: str, identity: FileIdentity, ordinal: int, spool: Spool) -> bool:
-        """Take a verified chunk from a writer; see `ChunkWriter.commit` for the answer."""
-        if len(identity.chunks) == 1:
-            spool.to_file()
-            self._placement.place(domain, identity, spool.directory, spool.name, spool.fd)
-            return False
-        return self._store(domain, identity, lambda partial: partial.store(ordinal, spool))
-
-    def _store(self, domain: str, identity: FileIdentity, store: Callable[[PartialFile], bool]) -> bool:
-        """Add a chunk to the partial file, to a new one if it is removed at this moment."""
-        while not self.has(domain, identity.digest, identity.size):
-            partial = self._partials.obtain(domain, identity)
-            if not store(partial):
-                continue
-            return self._stored(domain, identity, partial)
-        return False
-
-    def _stored(self, domain: str, identity: FileIdentity, partial: PartialFile) -> bool:
-        """A chunk is on record, so nothing that fails from here on may fail its commit."""
-        try:
-            partial.advance_hash()
-            self._partials.changed(domain, partial)
-            if not partial.complete or partial.mismatch:
-                return False
-            if partial.unhashed > FINISH_INLINE:
-                return True
-            self.finish(domain, identity)
-        except (OSError, StoreError) as error:
-            log.warning("file %s stays partial for now: %s", identity.digest.hex(), error)
-        return False
+            return self._intake.finish(domain, identity)
 
     def _open(self, domain: str, digest: bytes, size: int) -> OpenObject | None:
         try:
@@ -264,7 +192,7 @@ class ObjectStore:
             return handle
         except (OSError, StoreError) as error:
             log.warning("cached file %s cannot be opened and is fetched again: %s", digest.hex(), error)
-            self._count("unreadable")
+            self.counters.add("unreadable")
             return None
 
     # upkeep
@@ -360,7 +288,7 @@ class ObjectStore:
         """
         with disk_errors(f"remove object {digest.hex()}"):
             freed = self._placement.remove(domain, digest) or 0
-            return freed + sum(self._partials.remove(entry) for entry in self._partials.of_digest(domain, digest))
+            return freed + self._intake.drop_partials(domain, digest)
 
     def domains(self) -> list[str]:
         """Sharing domains that have content."""
@@ -388,7 +316,3 @@ class ObjectStore:
             reason = room_for(size, self._tally.used(), self._free(), self._limits)
         if reason is not None:
             raise StoreFull(f"cannot cache {size} bytes more: {reason}")
-
-    def _count(self, counter: str) -> None:
-        with self._lock:
-            setattr(self.counters, counter, getattr(self.counters, counter) + 1)

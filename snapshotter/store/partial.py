@@ -45,6 +45,7 @@ class PartialFile:
         self._users = 0
         self._gone = False
         self._close_when_idle = False
+        self.finish_lock = threading.Lock()  # one whole-file check at a time
         self._hash_lock = threading.Lock()  # guards the two below; taken before _lock
         self._hash = hashlib.sha256()
         self._hashed = 0  # chunks that _hash has seen
@@ -183,11 +184,11 @@ class PartialFile:
                 return self._record(ordinal)
             # Without a digest two writers may bring different bytes: the first one's stay.
             with self._lock:
-                if not self._state.present[ordinal]:
+                if not self._gone and not self._state.present[ordinal]:
                     write_pieces(fd, pieces, offset)
                     self._append(Record.PRESENT, ordinal)
                     self._mark(ordinal)
-            return not self._gone
+                return not self._gone
 
     def store_zeros(self, ordinal: int) -> bool:
         """Record a chunk of zeros as a hole; False if the file is gone.
@@ -287,11 +288,12 @@ class PartialFile:
             return [] if fd is None else self._bad(fd, ordinals)
 
     def disk_bytes(self) -> int:
-        """Bytes on disk of data and map."""
-        with self.borrow() as fd:
-            if fd is None:
-                return 0
-            return os.fstat(fd).st_blocks * 512 + -(-self._state.end // BLOCK) * BLOCK
+        """Bytes on disk of data and map; 0 when the file is gone. Opens nothing and takes no lock."""
+        try:
+            status = os.stat(f"{self.name}.data", dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return 0
+        return status.st_blocks * 512 + -(-self._state.end // BLOCK) * BLOCK
 
     def retire(self) -> None:
         """The files are renamed or removed: nobody finds chunks here any more; readers at work end in peace."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 
 from snapshotter.store.disk import write_all
 
@@ -48,10 +49,8 @@ def write_map(directory: int, name: str, data: bytes) -> None:
             os.close(fd)
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError:
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=directory)
-        except FileNotFoundError:
-            pass
         raise
 
 

@@ -63,9 +63,7 @@ class PartialSet:
 
     def directory(self, domain: str) -> int:
         """The domain's directory, made when it is missing."""
-        fd = self._directories.domain(domain, create=True)
-        assert fd is not None
-        return fd
+        return self._directories.make_domain(domain)
 
     def temporary(self) -> str:
         """A name that nobody uses, for a file on its way into the objects."""
@@ -111,12 +109,12 @@ class PartialSet:
 
     def changed(self, domain: str, partial: PartialFile) -> None:
         """Chunks were written: account for them and let the next sync know."""
-        size = partial.disk_bytes()
         key = (domain, partial.name)
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
                 return
+            size = partial.disk_bytes()
             growth = size - entry.disk_bytes
             entry.disk_bytes = size
             if partial.unsynced:
@@ -151,18 +149,11 @@ class PartialSet:
                 partial = self._instances.get(key)
                 if unless_busy and partial is not None and partial.busy:
                     return 0
+            if partial is not None:
+                # Before the files go: from now on nobody appends to the map, and a writer begins anew elsewhere.
+                partial.retire()
             remove_files(self.directory(entry.domain), entry.name)
             return self._retire(key)
-
-    def finished(self, domain: str, partial: PartialFile) -> None:
-        """The data file has become an object: remove what is left of it.
-
-        Raises:
-            OSError: the disk refused.
-        """
-        with self._load_lock:
-            remove_files(self.directory(domain), partial.name)
-            self._retire((domain, partial.name))
 
     def begin_sync(self) -> list[tuple[str, PartialFile, int]]:
         """What a syncfs that starts now will cover; hand it to `end_sync` afterwards."""

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from snapshotter.errors import StoreError
 from snapshotter.store.cache_db import FileStamp, Key
 from snapshotter.store.disk import disk_bytes
 from snapshotter.store.handles import HandleCache
@@ -51,6 +50,7 @@ class Placement:
         """
         digest = identity.digest
         os.fchmod(fd, DERIVED_MODE if identity.derived else VERIFIED_MODE)
+        status = os.fstat(fd)
         with self.tally.lock_of(digest):
             self._forget_unproven(domain, digest)
             present = self.objects.status(domain, digest)
@@ -59,12 +59,12 @@ class Placement:
                     os.unlink(name, dir_fd=directory)
                     return
                 self._unlink(self.objects, domain, digest, present)
-            linked = not identity.derived and self._link(domain, digest, identity.size)
-            if linked:
+            linked = None if identity.derived else self._link(domain, digest, identity.size)
+            if linked is not None:
                 os.unlink(name, dir_fd=directory)
             else:
                 self.objects.place(directory, name, domain, digest)
-            self._entered(domain, digest, linked=linked)
+            self._entered(domain, digest, linked or status, linked=linked is not None)
 
     def settle(self, domain: str, digest: bytes, *, good: bool) -> None:
         """The proof of an object was taken: it becomes one, or it goes.
@@ -134,23 +134,20 @@ class Placement:
             self._dirty = came | self._dirty
             self._removed |= went
 
-    def _link(self, domain: str, digest: bytes, size: int) -> bool:
+    def _entered(self, domain: str, digest: bytes, status: os.stat_result, *, linked: bool) -> None:
+        self.tally.added(domain, digest, status, linked=linked)
+        with self._lock:
+            self._domains.add(domain)
+            self._dirty[domain, digest] = (status.st_ino, status.st_mtime_ns)
+
+    def _link(self, domain: str, digest: bytes, size: int) -> os.stat_result | None:
         with self._lock:
             others = self._domains - {domain}
         for other in others:
             status = self.objects.status(other, digest)
             if status is not None and status.st_size == size and not is_derived(status):
-                return self.objects.link(other, domain, digest)
-        return False
-
-    def _entered(self, domain: str, digest: bytes, *, linked: bool) -> None:
-        status = self.objects.status(domain, digest)
-        if status is None:
-            raise StoreError(f"object {digest.hex()} vanished from domain {domain}: does something else write there?")
-        self.tally.added(domain, digest, status, linked=linked)
-        with self._lock:
-            self._domains.add(domain)
-            self._dirty[domain, digest] = (status.st_ino, status.st_mtime_ns)
+                return status if self.objects.link(other, domain, digest) else None
+        return None
 
     def _unlink(self, tree: ObjectTree, domain: str, digest: bytes, status: os.stat_result) -> int:
         tree.unlink(domain, digest)

@@ -159,6 +159,7 @@ class Tally:
             domains = {
                 domain: DomainUsage(*objects.get(domain, (0, 0)), *self._partials.get(domain, (0, 0)))
                 for domain in sorted(objects.keys() | self._partials.keys())
+                if objects.get(domain, (0, 0))[0] or self._partials.get(domain, (0, 0))[0]
             }
             used = max(0, self._objects) + self._partial_bytes + self._deleted_open
             return Usage(used, self._deleted_open, self.unproven, domains)

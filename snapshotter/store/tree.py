@@ -6,7 +6,7 @@ import re
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapshotter.store.domains import check_domain
@@ -32,8 +32,8 @@ class DomainDirectories:
         self._lock = threading.Lock()  # guards _domains
         self._domains: dict[str, int] = {}
 
-    def domain(self, domain: str, *, create: bool = False) -> int | None:
-        """The descriptor of a domain's directory; None if there is none and `create` is false.
+    def domain(self, domain: str) -> int | None:
+        """The descriptor of a domain's directory; None if there is none.
 
         Raises:
             StoreError: the name cannot be a domain.
@@ -46,14 +46,23 @@ class DomainDirectories:
         with self._lock:
             if domain in self._domains:
                 return self._domains[domain]
-            if create:
-                _make_directory(domain, self.fd)
             try:
                 fd = os.open(domain, DIRECTORY_FLAGS, dir_fd=self.fd)
             except FileNotFoundError:
                 return None
             self._domains[domain] = fd
             return fd
+
+    def make_domain(self, domain: str) -> int:
+        """The descriptor of a domain's directory, which is made when it is missing.
+
+        Raises:
+            StoreError: the name cannot be a domain.
+            OSError: the disk refused.
+        """
+        while (fd := self.domain(domain)) is None:
+            _make_directory(domain, self.fd)
+        return fd
 
     def domains(self) -> list[str]:
         """Domains that have a directory, sorted."""
@@ -74,7 +83,7 @@ class ObjectTree(DomainDirectories):
     @contextmanager
     def _shard(self, domain: str, shard: str, *, create: bool = False) -> Iterator[int]:
         """The directory of a shard. O_NOFOLLOW guards only a path's last part, so each part is opened by itself."""
-        parent = self.domain(domain, create=create)
+        parent = self.make_domain(domain) if create else self.domain(domain)
         if parent is None:
             raise FileNotFoundError(domain)
         try:
@@ -156,7 +165,7 @@ class ObjectTree(DomainDirectories):
     def move_shard_to(self, other: "ObjectTree", domain: str, shard: str) -> None:
         """Move all objects of a shard at once, or one by one where the other tree already has the shard."""
         source = self.domain(domain)
-        target = other.domain(domain, create=True)
+        target = other.make_domain(domain)
         try:
             os.rename(shard, shard, src_dir_fd=source, dst_dir_fd=target)
         except FileNotFoundError:
@@ -192,10 +201,8 @@ class ObjectTree(DomainDirectories):
 
 
 def _make_directory(name: str, parent: int) -> None:
-    try:
+    with suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=parent)
-    except FileExistsError:
-        pass
 
 
 def _means_absent(error: OSError) -> bool:

@@ -69,16 +69,18 @@ class Spool:
             yield data
             offset += len(data)
 
+    def given_away(self) -> None:
+        """The file got another name, or none: it is no longer this spool's to remove."""
+        os.close(self.fd)
+        self.fd = -1
+
     def discard(self) -> None:
-        """Remove what is left: nothing if the file was renamed away."""
+        """Throw everything away."""
         self.pieces = []
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-            try:
-                os.unlink(self.name, dir_fd=self.directory)
-            except FileNotFoundError:
-                pass
+            os.unlink(self.name, dir_fd=self.directory)
 
 
 class ChunkWriter:

@@ -1,0 +1,121 @@
+"""A file system that is really full: tmpfs of a few hundred KiB."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from snapshotter.errors import StoreFull
+from snapshotter.store.objects import ObjectStore
+from tests.store.content import DOMAIN, bytes_of, content, du, identity_of, opened, part, put
+
+SIZE = 768 * 1024
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A directory with room for `SIZE` bytes."""
+    where = tmp_path / "small"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(where)], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "--lazy", str(where)], check=True)
+
+
+def fill_objects(store: ObjectStore) -> list[bytes]:
+    """Objects until one does not fit; those that did."""
+    stored = []
+    with pytest.raises(StoreFull, match="free space"):
+        for seed in range(100):
+            data = bytes_of(50_000, seed)
+            put(store, data, identity_of(data), 0)
+            stored.append(data)
+    return stored
+
+
+def test_full_disk_refuses_objects_whole_and_keeps_the_others(small: Path) -> None:
+    with opened(small) as store:
+        stored = fill_objects(store)
+        assert len(stored) > 3
+        for data in stored:
+            assert content(store, identity_of(data)) == data
+        assert list((small / "partial" / DOMAIN).iterdir()) == []
+        assert store.usage().used == du(small)
+        store.evict([(DOMAIN, identity_of(data).digest, len(data)) for data in stored], 100_000)
+        more = bytes_of(50_000, 200)
+        put(store, more, identity_of(more), 0)
+        assert content(store, identity_of(more)) == more
+
+
+def test_full_disk_refuses_chunks_whole_and_takes_them_later(small: Path) -> None:
+    data = bytes_of(2_000_000)
+    identity = identity_of(data, 65_536)
+    with opened(small) as store:
+        stored = []
+        with pytest.raises(StoreFull):
+            for ordinal in range(len(identity.chunks)):
+                put(store, data, identity, ordinal)
+                stored.append(ordinal)
+        partial = store.partial(DOMAIN, identity)
+        assert partial is not None
+        assert stored
+        for ordinal in range(len(identity.chunks)):
+            offset, size, _ = identity.chunks[ordinal]
+            expected = part(data, identity, ordinal) if ordinal in stored else None
+            assert partial.read(ordinal, offset, size) == expected
+        subprocess.run(["mount", "-o", f"remount,size={8 * SIZE}", str(small)], check=True)
+    with opened(small) as store:
+        partial = store.partial(DOMAIN, identity)
+        assert partial is not None
+        assert [ordinal for ordinal in range(len(identity.chunks)) if partial.present(ordinal)] == stored
+        for ordinal in range(len(identity.chunks)):
+            put(store, data, identity, ordinal)
+        assert content(store, identity) == data
+
+
+def test_full_disk_while_writing_aside_leaves_nothing(small: Path) -> None:
+    data = bytes_of(6 << 20)
+    with opened(small) as store:
+        with store.writer(DOMAIN, identity_of(data), 0) as writer, pytest.raises(StoreFull):
+            for offset in range(0, len(data), 1 << 20):
+                writer.write(data[offset : offset + (1 << 20)])
+        assert list((small / "partial" / DOMAIN).iterdir()) == []
+        assert du(small) == 0
+
+
+def test_full_disk_does_not_stop_reading_or_removing(small: Path) -> None:
+    data = bytes_of(200_000, 500)
+    identity = identity_of(data, 50_000)
+    with opened(small) as store:
+        put(store, data, identity, 0)
+        stored = fill_objects(store)
+        (small / "filler").write_bytes(b"x" * 10)
+        with pytest.raises(OSError, match="No space"), (small / "filler").open("ab") as filler:
+            while True:
+                filler.write(b"x" * 4096)
+                filler.flush()
+        partial = store.partial(DOMAIN, identity)
+        assert partial is not None
+        assert partial.read(0, 0, 100) == data[:100]
+        assert content(store, identity_of(stored[0])) == stored[0]
+        assert store.remove(DOMAIN, identity_of(stored[0]).digest) > 0
+        assert store.remove(DOMAIN, identity.digest) > 0
+        (small / "filler").unlink()
+
+
+def test_sync_on_a_full_disk_says_so_and_can_be_repeated(small: Path) -> None:
+    with opened(small) as store:
+        stored = fill_objects(store)
+        with pytest.raises(OSError, match="No space"), (small / "filler").open("ab", buffering=0) as filler:
+            while True:
+                filler.write(b"x" * 4096)
+        with pytest.raises(StoreFull, match=r"cache\.db"):
+            store.sync()
+        assert store.dirty
+        (small / "filler").unlink()
+        store.sync()
+        assert not store.dirty
+        assert content(store, identity_of(stored[0])) == stored[0]

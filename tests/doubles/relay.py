@@ -140,8 +140,9 @@ class Relay:
                 if not data:
                     writer.write_eof()
                     return
-                writer.write(data)
+                # Counted first: whoever has read the bytes finds them counted.
                 count(len(data))
+                writer.write(data)
                 await writer.drain()
 
 

@@ -121,15 +121,6 @@ def cached_files(store: ObjectStore, layers: Iterable[Layer]) -> Iterator[Cached
             )
 
 
-def unnamed(store: ObjectStore, layers: Iterable[Layer]) -> Iterator[ObjectInfo]:
-    """Yield objects and partial files whose content no layer of their domain names."""
-    layers = list(layers)
-    for domain in store.domains():
-        files = [stored for _, stored in _stored(store, domain)]
-        uses = _last_uses(layers, domain, {stored.digest for stored in files})
-        yield from (stored for stored in files if stored.digest not in uses)
-
-
 def _stored(store: ObjectStore, domain: str) -> Iterator[tuple[bool, ObjectInfo]]:
     """Yield (complete, file) for every object and partial file of a domain."""
     for stored in store.iterate(domain):

@@ -11,6 +11,7 @@ from snapshotter.daemon import inventory
 from snapshotter.daemon.ending import TORN_DOWN, Ending
 from snapshotter.daemon.teardown import teardown
 from snapshotter.daemon.verification import Verification
+from snapshotter.layer.housekeeping import unnamed
 from snapshotter.layer.priority import Priority
 from snapshotter.layer.room import LayerRoom
 from snapshotter.service.bridge import Bridge
@@ -114,6 +115,9 @@ class Node:
                 f"only {free} bytes are free below {self._config.root}, less than cache.min_free: content that is "
                 "fetched cannot be kept"
             )
+        for host, failure in sorted(self._room.counters.hosts.items()):
+            if failure:
+                yield f"registry {host} failed last: {failure}; what is not on this node cannot be read until it is back"
         if self._room.counters.verification_failures:
             yield "a registry sent bytes with a wrong digest; they were not used, the log names the layers"
 
@@ -132,7 +136,7 @@ class Node:
                 for name, one in usage.domains.items()
             ),
             deleted_open=usage.deleted_open,
-            unreferenced=sum(stored.disk_bytes for stored in inventory.unnamed(self._store, self._room.shelf.all())),
+            unreferenced=sum(stored.disk_bytes for stored in unnamed(self._store, self._room.shelf.all())),
             used=usage.used,
             quota=limits.quota,
             high_water=int(limits.quota * limits.high_water),
@@ -159,7 +163,7 @@ class Node:
     def _prune_unnamed(self, total: int) -> Iterator[tuple[int, int]]:
         files = freed = 0
         left = total
-        for stored in inventory.unnamed(self._store, self._room.shelf.all()):
+        for stored in unnamed(self._store, self._room.shelf.all()):
             if left <= 0:
                 break
             # One at a time: what somebody reads or writes at this moment stays.

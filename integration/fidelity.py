@@ -1,8 +1,8 @@
 """Compares two trees in everything that stat, listxattr, readlink and read show.
 
 Not compared: inode numbers themselves (their grouping is), the size of folders and the blocks behind a file, which
-belong to a file system and not to an image; and the modification time of the root, which containerd takes from no
-layer. Entries that a lazy format adds to a layer for itself are left out on both sides.
+belong to a file system and not to an image; and of the root the modification time, which containerd takes from no
+layer, and the link count, which tells an overlay from a bind mount. Entries that a lazy format adds to a layer for itself are left out on both sides.
 """
 
 import os
@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 PIECE = 1 << 20
+OF_THE_MOUNT = {"mtime", "links"}
 # An unpacked layer has them as ordinary files; a lazy mount hides them.
 FORMAT_ENTRIES = frozenset({b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"})
 
@@ -93,7 +94,7 @@ def _compare(path: bytes, left: _Entry, right: _Entry, clock: Clock) -> Iterator
     pairs = {
         "mode": (oct(one.st_mode), oct(other.st_mode)),
         "owner": ((one.st_uid, one.st_gid), (other.st_uid, other.st_gid)),
-        "mtime": (_time(one, clock), _time(other, clock)) if path != b"." else (0, 0),
+        "mtime": (_time(one, clock), _time(other, clock)),
         "links": (one.st_nlink, other.st_nlink),
         "xattrs": (_xattrs(left.path), _xattrs(right.path)),
     }
@@ -104,7 +105,7 @@ def _compare(path: bytes, left: _Entry, right: _Entry, clock: Clock) -> Iterator
     if not stat.S_ISDIR(one.st_mode):
         pairs["size"] = (one.st_size, other.st_size)
     for what, (mine, yours) in pairs.items():
-        if mine != yours:
+        if mine != yours and not (path == b"." and what in OF_THE_MOUNT):
             yield Difference(path, what, mine, yours)
     if stat.S_ISREG(one.st_mode) and one.st_size == other.st_size:
         position = _first_different_byte(left.path, right.path)

@@ -14,7 +14,7 @@ def test_image_without_a_table_of_contents_runs_as_an_ordinary_one(start_node: S
     node = start_node()
     output = node.run(node.pull("sample:plain"), *WORKLOAD)
     assert (output.exit_code, output.stdout) == (0, "ready [1]\n")
-    assert states(node, "sample:plain") == [("ordinary", "not-a-lazy-format")] * 3
+    assert states(node, "sample:plain") == [("ordinary", "no-toc-digest")] * 3
 
 
 def test_image_denied_by_the_admin_is_ordinary(start_node: StartNode, lazy_images: None) -> None:

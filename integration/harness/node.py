@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 
-from integration.harness.containerd import Containerd, Ctr
+from integration.harness.containerd import CommandFailed, Containerd, Ctr
 from integration.harness.cri import Container, Cri, Output, Sandbox
 from integration.harness.daemon import Daemon, Table
 from integration.harness.leftovers import MountPoint, detach_mounts, mounts_of
@@ -159,11 +159,23 @@ class Node:
     # Faults
 
     def restart_snapshotter(self, number: int = signal.SIGTERM) -> float:
-        """End the daemon with a signal and start it again; return how many seconds it was away."""
+        """End the daemon with a signal and start it again; return how many seconds it was away.
+
+        Returns when containerd talks to it again: its own back-off between attempts is up to 3 s.
+        """
         began = time.monotonic()
         self.daemon.stop(number)
         self.daemon.start()
-        return time.monotonic() - began
+        away = time.monotonic() - began
+        wait_for(self._is_served, "containerd's next word with the snapshotter", COLLECTION_TIMEOUT_S)
+        return away
+
+    def _is_served(self) -> bool:
+        try:
+            self.snapshots()
+        except CommandFailed:
+            return False
+        return True
 
 
 @contextmanager

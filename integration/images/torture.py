@@ -154,7 +154,9 @@ def _attributes(layer: _Layer) -> None:
     layer.folder(b"times")
     for name, when in ((b"epoch", 0.0), (b"late", 4_200_000_000.0), (b"fraction", 1_600_000_000.75)):
         layer.file(b"times/" + name, mtime=when)
-    layer.folder(b"attributes", xattrs={"user.on-folder": b"yes", "system.posix_acl_default": ACL_ACCESS})
+    layer.folder(b"attributes", xattrs={"user.on-folder": b"yes"})
+    # Empty, since unpacking would let its contents inherit from it.
+    layer.folder(b"attributes/default-acl", xattrs={"system.posix_acl_default": ACL_ACCESS})
     layer.file(b"attributes/user", xattrs={"user.text": b"text", "user.binary": BINARY, "user.empty": b""})
     layer.file(b"attributes/acl", mode=0o750, xattrs={"system.posix_acl_access": ACL_ACCESS})
     layer.file(b"attributes/capability", mode=0o755, xattrs={"security.capability": CAPABILITY})

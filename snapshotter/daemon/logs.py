@@ -1,7 +1,7 @@
 """Log lines on standard error: text or JSON, with the journal's priorities where the journal reads them.
 
 No secret reaches a log because no message carries one; what libraries say of requests, whose URLs may be signed, is
-kept quiet unless the admin asks for `debug`.
+kept quiet: by the registry room for ever, here for the others unless the admin asks for `debug`.
 """
 
 import json
@@ -20,7 +20,7 @@ from snapshotter.config import LogConfig
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 """syslog(3) levels, which sd-daemon(3) reads from a prefix `<n>`."""
 
-_LIBRARIES = ("httpx", "httpcore", "grpc", "hpack")
+_LIBRARIES = ("grpc", "hpack")
 
 _SECRETS = re.compile(
     r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+|[?&](?:[a-z-]*signature|sig|token|x-amz-credential"

@@ -25,6 +25,7 @@ from snapshotter.daemon.ending import TORN_DOWN, Ending
 from snapshotter.daemon.notify import Notifier
 from snapshotter.errors import PlaneError, SnapshotterError
 from snapshotter.layer.room import LayerRoom, assemble
+from snapshotter.plane.probe import PlaneChoice, choose_plane, read_facts
 from snapshotter.registry.client import Registry
 from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.lock import RootLock
@@ -62,15 +63,17 @@ def run(config: Config) -> int:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # the stacks of all threads, for a daemon that seems to hang
     notifier = Notifier()
-    plane = preflight.choose_plane(config.plane)
-    preflight.check_machine(os.geteuid())
+    preflight.check_root(os.geteuid())
+    plane = choose_plane(config.plane, read_facts())
+    for warning in plane.warnings:
+        log.warning("%s", warning)
     preflight.raise_file_limit()
     with ExitStack() as undo:
         preflight.own_directory(config.root, "root")
         preflight.own_directory(config.run_dir, "run_dir")
         undo.callback(RootLock(config.root).release)
         undo.callback(preflight.lock_run_dir(config).release)
-        log.info("version %s, plane %s (%s), root %s", __version__, *plane, config.root)
+        log.info("version %s, plane %s (%s), root %s", __version__, plane.plane, plane.reason, config.root)
         try:
             return trio.run(serve, config, plane, notifier)
         except BaseExceptionGroup as group:
@@ -88,7 +91,7 @@ def _plain(group: BaseExceptionGroup) -> BaseException:
     return error
 
 
-async def serve(config: Config, plane: tuple[str, str], notifier: Notifier) -> int:
+async def serve(config: Config, plane: PlaneChoice, notifier: Notifier) -> int:
     """Start everything, wait for the end, stop everything. The caller holds the locks."""
     ending = Ending()
     started_at_ns = time.time_ns()
@@ -102,7 +105,7 @@ async def serve(config: Config, plane: tuple[str, str], notifier: Notifier) -> i
             await room.start(nursery)
             await serve_fuse(nursery, config, ground, room, ending)
             with ExitStack() as listening:
-                stop = await listen(config, ground, room, ending, (*plane, started_at_ns))
+                stop = await listen(config, ground, room, ending, plane, started_at_ns)
                 listening.callback(stop, 0.0)
                 if notifier.watchdog_s is not None:
                     nursery.start_soon(_show_life, notifier, notifier.watchdog_s)
@@ -164,26 +167,23 @@ async def serve_fuse(nursery: trio.Nursery, config: Config, ground: Ground, room
 
 
 async def listen(
-    config: Config, ground: Ground, room: LayerRoom, ending: Ending, about: tuple[str, str, int]
+    config: Config, ground: Ground, room: LayerRoom, ending: Ending, plane: PlaneChoice, started_at_ns: int
 ) -> Callable[[float], None]:
     """Answer containerd and the commands from now on; return what stops that, given the seconds of grace."""
     from snapshotter.daemon.node import Identity, Node
-    from snapshotter.daemon.room_layers import RoomLayers
     from snapshotter.daemon.services import build_services
     from snapshotter.plane.fuse.plane import FusePlane
     from snapshotter.service.bridge import Bridge
     from snapshotter.service.directories import SnapshotDirectories
-    from snapshotter.service.lazy import AttachedLayer, LayerRequest
 
-    plane, reason, started_at_ns = about
     bridge = Bridge(trio.lowlevel.current_trio_token())
-    identity = Identity(plane, reason, ground.session, started_at_ns)
+    identity = Identity(plane.plane, plane.reason, ground.session, started_at_ns)
     node = Node(config, identity, ground.state, ground.store, room, bridge, ending)
     directories = SnapshotDirectories(config.root / "snapshots")
-    lazy: FusePlane[LayerRequest, AttachedLayer] = FusePlane(
+    lazy = FusePlane(
         config.run_dir,
         ground.session,
-        RoomLayers(room),
+        room,
         directories.fs,
         bridge.call,
         config.lazy.resolve_timeout_s + ATTACH_SLACK_S,

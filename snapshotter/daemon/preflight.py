@@ -16,21 +16,8 @@ FEW_FILES = 65536
 log = logging.getLogger(__name__)
 
 
-def choose_plane(wanted: str) -> tuple[str, str]:
-    """Return which plane runs, and why, for the log and `snapshotter status`.
-
-    Raises:
-        PlaneError: the wanted plane does not exist in this version.
-    """
-    if wanted == "erofs":
-        raise PlaneError('the erofs plane does not exist in this version yet: run with plane = "fuse" or "auto"')
-    if wanted == "fuse":
-        return "fuse", "chosen by configuration"
-    return "fuse", "chosen automatically: the erofs plane does not exist in this version yet"
-
-
-def check_machine(uid: int, fuse_device: Path = Path("/dev/fuse")) -> None:
-    """Refuse what cannot work, warn of what may not.
+def check_root(uid: int) -> None:
+    """Refuse another user than root.
 
     Raises:
         PlaneError: the daemon does not run as root.
@@ -39,10 +26,6 @@ def check_machine(uid: int, fuse_device: Path = Path("/dev/fuse")) -> None:
         raise PlaneError(
             "the daemon mounts file systems for containers and must run as root: use sudo, or "
             "`systemctl start estargz-snapshotter`"
-        )
-    if not fuse_device.exists():
-        log.warning(
-            "there is no %s: load the kernel module with `modprobe fuse`, in a container pass it in", fuse_device
         )
 
 

@@ -13,7 +13,7 @@ from snapshotter.errors import FormatError
 
 from .attributes import check_digest
 from .codec import Codec
-from .digest import raw
+from .digest import RAW_SIZE, raw
 from .layout import MEMBER, NO_DIGEST, WORD, ZEROS, BuildOptions
 from .limits import CHUNK_SIZE, FILE_SIZE, INFLATE_GZIP, INFLATE_SLACK, INFLATE_ZSTD, INNER_OFFSET
 from .toc import Entry
@@ -26,7 +26,9 @@ NOWHERE = (1 << 64) - 1
 _INNER_BITS = 34
 """Bits that an inner offset within its limit needs, with room."""
 
-_DERIVED = b"a file without digest\0"
+_DERIVED = b"no file digest"
+"""Personalisation of the hash behind derived names (BLAKE2b: at most 16 bytes). Another hash than sha256, so that no
+file's content can have such a name as its digest."""
 
 
 class ChunkTable:
@@ -135,7 +137,8 @@ class ChunkTable:
             )
         if self._whole:
             return count, self._whole, False
-        name = hashlib.sha256(_DERIVED + raw(self._options.layer_digest) + path).digest()
+        seed = raw(self._options.layer_digest) + path
+        name = hashlib.blake2b(seed, digest_size=RAW_SIZE, person=_DERIVED).digest()
         return count, name, True
 
     def members(self, visible: Sequence[int]) -> "Members":

@@ -5,7 +5,6 @@ isal inflates two to three times as fast as zlib and checks the gzip trailer; ba
 has no such bound on output: one call may return all that its input unfolds to, 32 MiB per KiB.
 """
 
-import sys
 from collections.abc import Iterator
 from typing import cast
 
@@ -15,11 +14,7 @@ from snapshotter.errors import FormatError
 
 from .codec import Codec
 from .limits import PIECE, ZSTD_WINDOW_LOG
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from .zstd import zstd
 
 _ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
 _FAULTS = (cast("type[Exception]", igzip_lib.IsalError), zstd.ZstdError, EOFError, MemoryError)

@@ -6,13 +6,13 @@ import zlib
 from collections.abc import Callable
 from typing import BinaryIO, Protocol, cast
 
-from backports import zstd
 from isal import igzip, igzip_lib
 
 from snapshotter.errors import FormatError
 
 from .digest import Digest, from_raw
 from .limits import ZSTD_WINDOW_LOG
+from .zstd import zstd
 
 _PIECE = 1 << 20
 _GZIP = b"\x1f\x8b"

@@ -12,10 +12,10 @@ from snapshotter.layer.fill import Fill
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.manifests import ManifestStore
 from snapshotter.layer.opening import Anchor, Opener, anchor_of, lazy_reasons
-from snapshotter.layer.request import LayerRequest
 from snapshotter.layer.shelf import Shelf
 from snapshotter.registry.manifest import Descriptor, ImageManifest
 from snapshotter.registry.reference import Reference, parse_reference
+from snapshotter.request import LayerRequest
 from snapshotter.store.domains import sharing_domain
 from snapshotter.store.state import LayerRecord, LayerSource, State
 

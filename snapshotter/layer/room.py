@@ -18,10 +18,10 @@ from snapshotter.layer.manifests import ManifestStore
 from snapshotter.layer.opening import Opener
 from snapshotter.layer.outage import OutagePolicy
 from snapshotter.layer.priority import Gates, Priority
-from snapshotter.layer.request import AttachedLayer, LayerRequest
 from snapshotter.layer.shelf import Shelf
 from snapshotter.layer.toc_pool import TocPool
 from snapshotter.registry.client import Registry
+from snapshotter.request import AttachedLayer, LayerRequest
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.state import State
 

@@ -18,12 +18,12 @@ from snapshotter.format.index import INDEX_REVISION, Index
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.flights import Flights
 from snapshotter.layer.layer import Layer
-from snapshotter.layer.request import AttachedLayer
 from snapshotter.layer.toc_pool import TocPool
 from snapshotter.layer.toc_worker import Job, index_path, toc_path
 from snapshotter.registry.blob import Blob
 from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import parse_reference
+from snapshotter.request import AttachedLayer
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.state import LayerRecord, LayerSource, State
 

@@ -9,20 +9,25 @@ go. The worker inflates, verifies, checks and writes; it answers with a summary,
 
 import hashlib
 import os
+import resource
 import sys
 from pathlib import Path
 
 import msgspec
-import zstandard
 
 from snapshotter.errors import FormatError, NotLazy, Reason, SnapshotterError
 from snapshotter.format.digest import parse_digest
 from snapshotter.format.footer import Codec, Flavor, Footer, toc_json
 from snapshotter.format.index import INDEX_REVISION, BuildOptions, Index, build_index
 from snapshotter.format.limits import TOC_RAW
+from snapshotter.format.members import inflate
+from snapshotter.format.zstd import zstd
 
 HEAVY_JSON = 8 << 20
 """After a TOC larger than this (bytes of JSON) the worker ends, and gives its memory back."""
+
+MEMORY_MAX = 8 << 30
+"""Address space of a worker. A TOC of a million entries takes 1.4 GB; the limit of `format.limits` is four million."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -92,7 +97,7 @@ def run_job(job: Job) -> Done:
     built = build_index(plain, options)
     if job.flavor:
         kept = toc_path(Path(job.toc_directory), toc_digest)
-        _publish(kept, zstandard.ZstdCompressor(level=3).compress(plain))
+        _publish(kept, zstd.compress(plain, level=3))
     path = index_path(Path(job.index_directory), toc_digest, job.layer_digest, INDEX_REVISION)
     _publish(path, built)
     index = Index.open(path)
@@ -104,8 +109,7 @@ def run_job(job: Job) -> Done:
 def _plain_json(job: Job) -> bytes:
     section = Path(job.section).read_bytes()
     if not job.flavor:
-        with zstandard.ZstdDecompressor().stream_reader(section) as reader:
-            return reader.read(TOC_RAW + 1)
+        return inflate(Codec.ZSTD, section, TOC_RAW)
     if job.section_digest is not None and f"sha256:{hashlib.sha256(section).hexdigest()}" != job.section_digest:
         raise NotLazy(
             Reason.TOC_MISMATCH,
@@ -160,6 +164,7 @@ def answer(line: bytes) -> Done:
 
 def main() -> None:
     """Answer jobs, a line each, until the daemon closes the stream; a worker that grew large ends by itself."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
     while line := sys.stdin.buffer.readline():
         done = answer(line)
         sys.stdout.buffer.write(msgspec.json.encode(done) + b"\n")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snapshotter.errors import NotLazy, Reason
-from snapshotter.service.lazy import LayerRequest
+from snapshotter.request import LayerRequest
 
 # The name under which containerd will look for the committed snapshot; its presence asks for a remote one.
 SNAPSHOT_REF = "containerd.io/snapshot.ref"

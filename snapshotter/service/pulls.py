@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from snapshotter.errors import Reason
-from snapshotter.service.lazy import LayerRequest
+from snapshotter.request import LayerRequest
 from snapshotter.store.state import Outcome, State
 
 _log = logging.getLogger(__name__)

@@ -28,9 +28,10 @@ from snapshotter.errors import (
     SnapshotterError,
     StoreError,
 )
+from snapshotter.request import AttachedLayer, LayerRequest
 from snapshotter.service.cleanup import LayerGuard
 from snapshotter.service.labels import REMOTE, REMOTE_VALUE, SNAPSHOT_REF, layer_request, said_reference
-from snapshotter.service.lazy import AttachedLayer, LayerRequest, LazyLayers
+from snapshotter.service.lazy import LazyLayers
 from snapshotter.service.mounts import Mount
 from snapshotter.service.pulls import LayerOutcome, PullLog
 from snapshotter.service.snapshots import Fallback, Snapshots

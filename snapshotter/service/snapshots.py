@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from snapshotter.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Reason, StoreError
+from snapshotter.request import LowerLayer
 from snapshotter.service.directories import SnapshotDirectories
 from snapshotter.service.field_mask import masked_labels
 from snapshotter.service.filters import Fields, compile_filters
-from snapshotter.service.lazy import LazyLayers, LowerLayer
+from snapshotter.service.lazy import LazyLayers
 from snapshotter.service.mounts import Mount, bind, is_extraction, kernel_has_index, overlay
 from snapshotter.store import state_snapshots as rows
 from snapshotter.store.state import State

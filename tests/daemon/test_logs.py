@@ -75,10 +75,10 @@ def test_the_journal_is_recognised_by_device_and_inode(tmp_path: Path) -> None:
 
 def test_libraries_are_quiet_unless_everything_is_wanted() -> None:
     logs.set_up(LogConfig(level="info"))
-    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("grpc").isEnabledFor(logging.INFO)
     assert logging.getLogger("snapshotter").isEnabledFor(logging.INFO)
     logs.set_up(LogConfig(level="debug"))
-    assert logging.getLogger("httpx").isEnabledFor(logging.DEBUG)
+    assert logging.getLogger("grpc").isEnabledFor(logging.DEBUG)
 
 
 def test_a_crash_in_a_thread_and_of_the_daemon_are_lines_in_the_log() -> None:

@@ -154,7 +154,7 @@ def test_a_mount_taken_away_by_hand_ends_the_daemon_with_a_sentence(instance: In
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (("--plane", "erofs"), 50, "does not exist in this version yet"),
+        (("--plane", "erofs"), 50, "does not exist in this version"),
         (("--run-dir", "/tmp/a-long-directory-name"), 2, "at most 20"),
         (("--config", "/nonexistent.toml"), 2, "no such configuration file"),
         (("--run-dir", "/tmp"), 2, "others may write in it"),

@@ -10,24 +10,10 @@ from snapshotter.daemon import preflight
 from snapshotter.errors import ConfigError, PlaneError, StoreError, StoreLocked
 
 
-def test_the_erofs_plane_is_refused_in_a_sentence_and_auto_says_why_fuse() -> None:
-    with pytest.raises(PlaneError, match=r"does not exist in this version yet: run with plane = \"fuse\""):
-        preflight.choose_plane("erofs")
-    assert preflight.choose_plane("fuse") == ("fuse", "chosen by configuration")
-    assert preflight.choose_plane("auto")[0] == "fuse"
-    assert "automatically" in preflight.choose_plane("auto")[1]
-
-
-def test_only_root_may_run_the_daemon(caplog: pytest.LogCaptureFixture) -> None:
+def test_only_root_may_run_the_daemon() -> None:
     with pytest.raises(PlaneError, match="must run as root"):
-        preflight.check_machine(1000)
-    preflight.check_machine(0)
-    assert caplog.text == ""
-
-
-def test_a_kernel_without_fuse_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    preflight.check_machine(0, tmp_path / "fuse")
-    assert "modprobe fuse" in caplog.text
+        preflight.check_root(1000)
+    preflight.check_root(0)
 
 
 def test_the_file_limit_becomes_the_hard_one(caplog: pytest.LogCaptureFixture) -> None:

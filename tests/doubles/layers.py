@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from backports import zstd
-
 from snapshotter.format.codec import Codec
 from snapshotter.format.digest import Digest
 from snapshotter.format.footer import Flavor
 from snapshotter.format.index import BuildOptions, Index, build_index
+from snapshotter.format.zstd import zstd
 
 MTIME = 1_700_000_000
 LANDMARK = b"\x0f"

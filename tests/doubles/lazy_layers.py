@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapshotter.errors import NotLazy, Reason
-from snapshotter.service.lazy import AttachedLayer, LayerRequest, LowerLayer
+from snapshotter.request import AttachedLayer, LayerRequest, LowerLayer
 from snapshotter.store.state import LayerRecord, State
 
 Fill = Callable[[Path], object]

@@ -5,7 +5,6 @@ import struct
 from contextlib import suppress
 
 import pytest
-from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +22,8 @@ from snapshotter.format.footer import (
     toc_json,
 )
 from snapshotter.format.limits import TOC_RAW
-from tests.doubles.layers import BuiltLayer, dir, file, gzip_footer, layer, sha256, skippable  # noqa: A004 (the tests' word)
+from snapshotter.format.zstd import zstd
+from tests.doubles.layers import BuiltLayer, dir, file, gzip_footer, layer, sha256, skippable
 
 POSITION = "io.github.containers.zstd-chunked.manifest-position"
 CHECKSUM = "io.github.containers.zstd-chunked.manifest-checksum"

@@ -16,7 +16,7 @@ from snapshotter.format.codec import Codec
 from snapshotter.format.digest import from_raw
 from snapshotter.format.index import BuildOptions, Index, Kind, build_index
 from snapshotter.format.layout import HEADER_SIZE
-from tests.doubles.layers import block, dir, file, hardlink, layer, symlink, whiteout  # noqa: A004 (the tests' word)
+from tests.doubles.layers import block, dir, file, hardlink, layer, symlink, whiteout
 from tests.format.soundness import check_soundness, content
 
 THOROUGH = settings(max_examples=4 * settings().max_examples)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from snapshotter.errors import FormatError
 from snapshotter.format.footer import Flavor
 from snapshotter.format.index import Kind
-from tests.doubles.layers import Entry, dir, fifo, file, hardlink, layer, symlink  # noqa: A004 (the tests' word)
+from tests.doubles.layers import Entry, dir, fifo, file, hardlink, layer, symlink
 from tests.format.soundness import check_soundness, content
 
 THOROUGH = settings(max_examples=4 * settings().max_examples)

@@ -8,7 +8,6 @@ import zlib
 from contextlib import suppress
 
 import pytest
-from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from snapshotter.errors import FormatError
 from snapshotter.format.codec import Codec
 from snapshotter.format.limits import PIECE
 from snapshotter.format.members import MemberDecoder, inflate
+from snapshotter.format.zstd import zstd
 from tests.doubles.layers import compress
 
 every_codec = pytest.mark.parametrize("codec", list(Codec))

@@ -3,10 +3,10 @@ import hashlib
 import io
 
 import pytest
-from backports import zstd
 
 from snapshotter.errors import FormatError
 from snapshotter.format.plain_tar import copy_plain
+from snapshotter.format.zstd import zstd
 from tests.format.tars import entry, tar
 
 SOURCE = tar(entry("a", b"some bytes " * 300_000), entry("b", b"2"))

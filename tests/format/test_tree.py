@@ -13,7 +13,7 @@ from tests.doubles.layers import (
     Entry,
     block,
     char,
-    dir,  # noqa: A004 (the tests' word)
+    dir,
     fifo,
     file,
     hardlink,

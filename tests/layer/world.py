@@ -12,8 +12,8 @@ import trio.testing
 
 from snapshotter.config import CacheConfig, Config, FetchConfig, LazyConfig
 from snapshotter.layer.layer import Layer
-from snapshotter.layer.request import LayerRequest
 from snapshotter.layer.room import LayerRoom, assemble
+from snapshotter.request import LayerRequest
 from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.state import State

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
@@ -12,40 +12,49 @@ import trio
 from snapshotter.errors import NotFound, NotLazy, Reason
 from snapshotter.plane.fuse.inodes import Fixed, Numbers
 from snapshotter.plane.fuse.plane import FusePlane
+from snapshotter.request import AttachedLayer, LayerRequest, LowerLayer
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 SESSION = 4
 
 
-@dataclass(frozen=True)
-class Lower:
-    snapshot_id: int
-    layer_number: int | None
+ANSWER = AttachedLayer(7, "sha256:" + "1" * 64, "sha256:" + "2" * 64, 10, 2, 0, 0, 0o755)
 
 
-@dataclass
-class Attached:
-    number: int
+def request(number: int) -> LayerRequest:
+    """A request for the layer that gets this number."""
+    return LayerRequest(
+        namespace="default",
+        reference=f"registry.test/app:{number}",
+        manifest_digest=None,
+        layer_digest=ANSWER.layer_digest,
+        image_layers=(),
+        toc_digest=None,
+        prefetch_size=None,
+        skip_verify=False,
+        trusted_only=False,
+    )
 
 
 @dataclass
 class Room:
-    """A layer room that resolves a request, which is a number, to the layer of that number."""
+    """A layer room that resolves a request, whose tag is a number, to the layer of that number."""
 
-    attached: dict[int, Attached] = field(default_factory=dict)
+    attached: dict[int, AttachedLayer] = field(default_factory=dict)
     touched: list[int] = field(default_factory=list)
 
-    async def resolve(self, request: int) -> Attached:
-        if request < 0:
+    async def resolve(self, request: LayerRequest) -> AttachedLayer:
+        number = int(request.reference.rpartition(":")[2])
+        if number < 0:
             raise NotLazy(Reason.NO_ANCHOR, "no anchor")
-        self.attached[request] = Attached(request)
-        return self.attached[request]
+        self.attached[number] = replace(ANSWER, number=number)
+        return self.attached[number]
 
     async def release(self, number: int) -> None:
         self.attached.pop(number, None)
 
-    def describe(self, number: int) -> Attached:
+    def describe(self, number: int) -> AttachedLayer:
         if number not in self.attached:
             raise NotFound(f"layer {number}")
         return self.attached[number]
@@ -65,7 +74,7 @@ def too_slow(function: Callable[[*Ts], Awaitable[T]], *args: *Ts, timeout_s: flo
 
 @dataclass
 class World:
-    plane: FusePlane[int, Attached]
+    plane: FusePlane
     room: Room
     run: Path
     invalidated: list[tuple[int, bytes]]
@@ -87,25 +96,25 @@ def world(tmp_path: Path) -> World:
 
 
 def test_attached_layer_is_described(world: World) -> None:
-    assert world.plane.attach(7) == Attached(7)
-    assert world.plane.describe(7) == Attached(7)
+    assert world.plane.attach(request(7)) == ANSWER
+    assert world.plane.describe(7) == ANSWER
 
 
 def test_layer_that_cannot_be_lazy_says_why(world: World) -> None:
     with pytest.raises(NotLazy) as caught:
-        world.plane.attach(-1)
+        world.plane.attach(request(-1))
     assert caught.value.reason is Reason.NO_ANCHOR
 
 
 def test_attach_that_takes_too_long_is_not_lazy(tmp_path: Path) -> None:
     plane = FusePlane(tmp_path, SESSION, Room(), lambda _: tmp_path, too_slow, 30.0)
     with pytest.raises(NotLazy) as caught:
-        plane.attach(1)
+        plane.attach(request(1))
     assert caught.value.reason is Reason.TIMEOUT
 
 
 def test_lower_directories_are_links_topmost_first(world: World) -> None:
-    paths = world.plane.lowerdirs([Lower(12, 3), Lower(11, None), Lower(10, 2)], extraction=False)
+    paths = world.plane.lowerdirs([LowerLayer(12, 3), LowerLayer(11, None), LowerLayer(10, 2)], extraction=False)
     assert paths == tuple(str(world.run / f"l/{i}") for i in (12, 11, 10))
     assert [os.readlink(path) for path in paths] == [
         f"../fuse/{SESSION}/layers/3",
@@ -115,7 +124,7 @@ def test_lower_directories_are_links_topmost_first(world: World) -> None:
 
 
 def test_of_equal_layers_only_the_topmost_stays(world: World) -> None:
-    chain = [Lower(14, 3), Lower(13, 5), Lower(12, 3), Lower(11, None), Lower(10, None)]
+    chain = [LowerLayer(14, 3), LowerLayer(13, 5), LowerLayer(12, 3), LowerLayer(11, None), LowerLayer(10, None)]
     paths = world.plane.lowerdirs(chain, extraction=True)
     assert [Path(path).name for path in paths] == ["14", "13", "11", "10"]
 
@@ -128,7 +137,7 @@ def test_128_layers_fit_one_page_of_mount_options() -> None:
 
 
 def test_view_of_one_layer_is_an_overlay_above_nothing(world: World) -> None:
-    kind, source, (option,) = world.plane.view_mount(Lower(12, 3))
+    kind, source, (option,) = world.plane.view_mount(LowerLayer(12, 3))
     assert (kind, source) == ("overlay", "overlay")
     link, empty = option.removeprefix("lowerdir=").split(":")
     assert os.readlink(link) == f"../fuse/{SESSION}/layers/3"
@@ -136,7 +145,7 @@ def test_view_of_one_layer_is_an_overlay_above_nothing(world: World) -> None:
 
 
 def test_released_layer_is_forgotten_by_the_room_and_by_the_kernel(world: World) -> None:
-    world.plane.attach(7)
+    world.plane.attach(request(7))
     world.plane.release(7)
     assert world.room.attached == {}
     assert world.invalidated == [(Numbers(SESSION).of_fixed(Fixed.LAYERS), b"7")]
@@ -148,6 +157,6 @@ def test_use_of_layers_is_passed_on(world: World) -> None:
 
 
 def test_links_of_removed_snapshots_go(world: World) -> None:
-    world.plane.lowerdirs([Lower(12, 3), Lower(11, None)], extraction=False)
+    world.plane.lowerdirs([LowerLayer(12, 3), LowerLayer(11, None)], extraction=False)
     world.plane.forget_snapshots({12}, below=13)
     assert sorted(os.listdir(world.run / "l")) == ["12", "empty"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from snapshotter.errors import Reason
-from snapshotter.service.lazy import LayerRequest
+from snapshotter.request import LayerRequest
 from snapshotter.service.pulls import LayerOutcome, PullLog
 from snapshotter.store.state import Outcome, State
 

@@ -7,7 +7,7 @@ Nothing here opens a path inside the FUSE mount.
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar, TypeVarTuple
+from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import pyfuse3
 
@@ -15,6 +15,7 @@ from snapshotter.errors import NotLazy, Reason
 from snapshotter.plane.fuse.inodes import Fixed, Numbers
 from snapshotter.plane.fuse.operations import LAYERS_NAME
 from snapshotter.plane.links import Links
+from snapshotter.request import AttachedLayer, LayerRequest, LowerLayer
 
 MOUNT_NAME: Final = "fuse"
 LINKS_NAME: Final = "l"
@@ -23,10 +24,6 @@ RELEASE_TIMEOUT_S: Final = 120.0
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-Request = TypeVar("Request")
-Request_contra = TypeVar("Request_contra", contravariant=True)
-Attached = TypeVar("Attached")
-Attached_co = TypeVar("Attached_co", covariant=True)
 
 
 class Numbered(Protocol):
@@ -37,28 +34,16 @@ class Numbered(Protocol):
         """Its layer number."""
 
 
-class LowerLayer(Protocol):
-    """One committed snapshot of a chain."""
-
-    @property
-    def snapshot_id(self) -> int:
-        """Its id, never used twice."""
-
-    @property
-    def layer_number(self) -> int | None:
-        """The lazy layer that it is, or None for an ordinary directory."""
-
-
-class Layers(Protocol[Request_contra, Attached_co]):
+class Layers(Protocol):
     """What the plane needs of the layer room."""
 
-    async def resolve(self, request: Request_contra) -> Numbered:
+    async def resolve(self, request: LayerRequest) -> Numbered:
         """Attach the layer, or raise NotLazy."""
 
     async def release(self, number: int) -> None:
         """Forget a layer and what only it needs."""
 
-    def describe(self, number: int) -> Attached_co:
+    def describe(self, number: int) -> AttachedLayer:
         """What is known of a layer; from any thread. Raises NotFound, StoreError."""
 
     def touch(self, numbers: Sequence[int]) -> None:
@@ -72,7 +57,7 @@ class Call(Protocol):
         """Its result; TimeoutError after `timeout_s`."""
 
 
-class FusePlane(Generic[Request, Attached]):
+class FusePlane:
     """Fulfils the service's `LazyLayers` with one FUSE session.
 
     `run_dir` holds the mount (`fuse`) and the links (`l`); `snapshot_fs` gives the directory of an ordinary snapshot.
@@ -82,7 +67,7 @@ class FusePlane(Generic[Request, Attached]):
         self,
         run_dir: Path,
         session: int,
-        layers: Layers[Request, Attached],
+        layers: Layers,
         snapshot_fs: Callable[[int], Path],
         call: Call,
         attach_timeout_s: float,
@@ -98,7 +83,7 @@ class FusePlane(Generic[Request, Attached]):
         self._attach_timeout_s = attach_timeout_s
         self._invalidate = invalidate or partial(pyfuse3.invalidate_entry_async, ignore_enoent=True)
 
-    def attach(self, request: Request) -> Attached:
+    def attach(self, request: LayerRequest) -> AttachedLayer:
         """Resolve, check and record one layer; it can be used when this returns.
 
         Raises:
@@ -110,7 +95,7 @@ class FusePlane(Generic[Request, Attached]):
             raise NotLazy(Reason.TIMEOUT, f"the layer was not ready in time: {error}") from error
         return self._layers.describe(layer.number)
 
-    def describe(self, number: int) -> Attached:
+    def describe(self, number: int) -> AttachedLayer:
         """What is known of a recorded layer, without any network. Raises NotFound, StoreError."""
         return self._layers.describe(number)
 

@@ -1,4 +1,4 @@
-"""The values that say which layer is wanted and what became of it; they cross from the service to a plane and back."""
+"""The values that say which layer is wanted and what became of it: they cross from the service to a plane and back."""
 
 from dataclasses import dataclass
 
@@ -39,3 +39,11 @@ class AttachedLayer:
     root_uid: int
     root_gid: int
     root_mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class LowerLayer:
+    """One committed snapshot of a chain; `layer_number` is None for an ordinary snapshot directory."""
+
+    snapshot_id: int
+    layer_number: int | None

@@ -1,5 +1,6 @@
 """What the tests with a real containerd share: one registry with the images, and nodes that start empty."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from integration.harness.node import PAUSE, WHOLE, Node, node, running_registry
 from integration.harness.registry import Registry
 from integration.harness.scratch import termination_unwinds
 from integration.images.convert import convert, convert_elsewhere
-from integration.images.sample import pause_image, sample_image
+from integration.images.sample import pause_image, sample_image, small_image
 from integration.images.torture import torture_image
 
 BUILD = Path(__file__).parent.parent / "build" / "images"
@@ -29,10 +30,11 @@ def termination() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def registry(termination: None) -> Iterator[Registry]:
-    """A registry with the ordinary images: pause:1, sample:plain, torture:plain, torture-next:plain."""
+    """A registry with the ordinary images: pause:1, and as :plain sample, small, torture and torture-next."""
     with running_registry() as registry, registry.client() as client:
         pause_image(BUILD / "pause").push(client, PAUSE)
         sample_image(BUILD / "sample").push(client, "sample:plain")
+        small_image(BUILD / "small").push(client, "small:plain")
         torture_image(BUILD / "torture").push(client, "torture:plain")
         torture_image(BUILD / "torture-next", b"one new file\n").push(client, "torture-next:plain")
         yield registry
@@ -40,9 +42,22 @@ def registry(termination: None) -> Iterator[Registry]:
 
 @pytest.fixture(scope="session")
 def lazy_images(registry: Registry) -> None:
-    """sample:lazy, torture:lazy and torture-next:lazy, made by our converter."""
-    for name in ("sample", "torture", "torture-next"):
+    """The same images as :lazy, made by our converter."""
+    for name in ("sample", "small", "torture", "torture-next"):
         convert(registry.host, f"{name}:plain", f"{name}:lazy")
+
+
+@pytest.fixture(scope="session")
+def mixed_image(registry: Registry, lazy_images: None) -> str:
+    """small:mixed, the lazy small image with its middle layer as it was before the conversion."""
+    with registry.client() as client:
+        manifest = dict(client.manifest("small", "lazy"))
+        manifest["layers"] = [*manifest["layers"]]
+        manifest["layers"][1] = client.manifest("small", "plain")["layers"][1]
+        config = json.loads(client.blob("small", manifest["config"]["digest"]))
+        config["rootfs"]["diff_ids"][1] = client.config("small", "plain")["rootfs"]["diff_ids"][1]
+        client.push_image("small", "mixed", manifest, config)
+    return "small:mixed"
 
 
 @pytest.fixture(scope="session")

@@ -126,10 +126,17 @@ class Ctr:
 
     def view(self, snapshotter: str, key: str, parent: str, target: Path) -> None:
         """Make a read-only view of a committed snapshot and mount it at `target`, as containerd says it is mounted."""
-        words = self("snapshots", "--snapshotter", snapshotter, "view", "--target", str(target), key, parent)
-        # ctr marks no view as used, so containerd's next collection would take it away under the mount.
-        self("snapshots", "--snapshotter", snapshotter, "label", key, f"containerd.io/gc.root={key}")
-        for command in filter(None, words.splitlines()):
+        for last in (False, False, True):
+            self("snapshots", "--snapshotter", snapshotter, "view", key, parent)
+            # ctr marks no view as used: a collection that is due just now takes it away before its label is there.
+            try:
+                self("snapshots", "--snapshotter", snapshotter, "label", key, f"containerd.io/gc.root={key}")
+                break
+            except CommandFailed as error:
+                if last or "not found" not in str(error):
+                    raise
+        commands = self("snapshots", "--snapshotter", snapshotter, "mounts", str(target), key)
+        for command in filter(None, commands.splitlines()):
             run(shlex.split(command))
 
     def remove_snapshot(self, snapshotter: str, key: str) -> None:

@@ -53,7 +53,10 @@ class Cri:
 
     def runtime_ready(self) -> bool:
         """Whether containers on the host's network can run."""
-        status = self._call("RuntimeService/Status", api.StatusRequest(), api.StatusResponse).status
+        try:
+            status = self._call("RuntimeService/Status", api.StatusRequest(), api.StatusResponse).status
+        except grpc.RpcError:  # the service is still being set up
+            return False
         return any(condition.type == "RuntimeReady" and condition.status for condition in status.conditions)
 
     def pull(self, reference: str) -> str:

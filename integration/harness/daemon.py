@@ -28,7 +28,7 @@ class Daemon:
         self._config = folder / "config.toml"
         self._config.write_text(_toml({"root": str(self.root), "run_dir": str(self.run_dir), "plane": plane}, settings))
         # The docker configuration of whoever runs the tests must not decide anything.
-        self._env = {"DOCKER_CONFIG": str(folder / "docker"), "HOME": str(folder)}
+        self._env = {"DOCKER_CONFIG": str(folder / "docker"), "HOME": str(folder), "ESTARGZ_TRACEBACK": "1"}
         self._process: Process | None = None
 
     @property

@@ -1,9 +1,10 @@
 """A real registry on the loopback interface, with a client for putting images into it and looking at them."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import httpx
 
@@ -75,11 +76,8 @@ class RegistryClient:
         """Upload a file in one piece unless the registry has it."""
         if self._http.head(f"/v2/{repository}/blobs/{digest}").status_code == httpx.codes.OK:
             return
-        upload = self._http.post(f"/v2/{repository}/blobs/uploads/").raise_for_status()
         with open(path, "rb") as content:
-            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
-            where = httpx.URL(upload.headers["Location"]).copy_merge_params({"digest": digest})
-            self._http.put(where, content=content, headers=headers).raise_for_status()
+            self._upload(repository, digest, content, path.stat().st_size)
 
     def has(self, repository: str, tag: str) -> bool:
         """Whether there is an image under this tag."""
@@ -90,6 +88,20 @@ class RegistryClient:
         """Put a manifest under a tag."""
         headers = {"Content-Type": media_type}
         self._http.put(f"/v2/{repository}/manifests/{tag}", content=manifest, headers=headers).raise_for_status()
+
+    def push_image(self, repository: str, tag: str, manifest: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Put an image under a tag whose layers are there already; the manifest's config entry is made to fit."""
+        raw = json.dumps(config).encode()
+        digest = "sha256:" + hashlib.sha256(raw).hexdigest()
+        self._upload(repository, digest, raw, len(raw))
+        body = {**manifest, "config": {**manifest["config"], "digest": digest, "size": len(raw)}}
+        self.push_manifest(repository, tag, json.dumps(body).encode(), manifest["mediaType"])
+
+    def _upload(self, repository: str, digest: str, content: IO[bytes] | bytes, size: int) -> None:
+        upload = self._http.post(f"/v2/{repository}/blobs/uploads/").raise_for_status()
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        where = httpx.URL(upload.headers["Location"]).copy_merge_params({"digest": digest})
+        self._http.put(where, content=content, headers=headers).raise_for_status()
 
     def manifest(self, repository: str, tag: str) -> Mapping[str, Any]:
         """The image manifest under a tag or digest; of an index, the first entry's."""

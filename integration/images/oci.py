@@ -88,20 +88,15 @@ class Image:
         repository, _, tag = name.partition(":")
         for layer in self.layers:
             client.push_blob(repository, layer.digest, self.folder / layer.digest.removeprefix("sha256:"))
-        config = json.dumps(self._config()).encode()
-        digest = "sha256:" + hashlib.sha256(config).hexdigest()
-        path = self.folder / digest.removeprefix("sha256:")
-        path.write_bytes(config)
-        client.push_blob(repository, digest, path)
         manifest = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
-            "config": {"mediaType": CONFIG, "digest": digest, "size": len(config)},
+            "config": {"mediaType": CONFIG},
             "layers": [
                 {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size} for layer in self.layers
             ],
         }
-        client.push_manifest(repository, tag, json.dumps(manifest).encode(), MANIFEST)
+        client.push_image(repository, tag, manifest, self._config())
 
     def _config(self) -> dict[str, Any]:
         return {

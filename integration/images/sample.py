@@ -1,6 +1,7 @@
 """Sample images made from what the machine has: a real distribution, an interpreter, an application; and a pause image."""
 
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from integration.images.oci import Image, Write, packed
 
 # What a container of the sample image runs: an interpreter that loads pure and compiled modules.
 WORKLOAD = ("python3", "-c", "import json, ssl, sqlite3, email.parser, http.client; print('ready', json.dumps([1]))")
+SMALL_WORKLOAD = ("/bin/busybox", "cat", "/data/of-layer-1", "/data/changed")
+SMALL_OUTPUT = "layer 1 says hello\nlayer 2 says hello\n"
 RUN = {
     "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "PYTHONPATH=/opt/application", "PYTHONDONTWRITEBYTECODE=1"],
     "Cmd": ["python3"],
@@ -56,6 +59,30 @@ def distribution() -> tuple[Write, str]:
 
 def pause_image(folder: Path) -> Image:
     """One layer with a static busybox that sleeps: what holds a pod's namespaces."""
+    write, recipe = _busybox()
+    return packed(folder, recipe, (write,), {"Cmd": ["/bin/busybox", "sleep", "2147483647"]})
+
+
+def small_image(folder: Path) -> Image:
+    """Three layers of busybox and a few files: for what an image's size changes nothing of."""
+    write, recipe = _busybox()
+
+    def files(number: int) -> Write:
+        def write_files(tar: tarfile.TarFile) -> None:
+            tar.addfile(_folder("data"))
+            for name in ("changed", f"of-layer-{number}"):
+                text = f"layer {number} says hello\n".encode()
+                info = tarfile.TarInfo(f"data/{name}")
+                info.size = len(text)
+                tar.addfile(info, io.BytesIO(text))
+
+        return write_files
+
+    return packed(folder, f"small {recipe}", (write, files(1), files(2)), {"Cmd": list(SMALL_WORKLOAD)})
+
+
+def _busybox() -> tuple[Write, str]:
+    """A layer with nothing but a static busybox, and a word that changes when it would."""
     busybox = shutil.which("busybox")
     if busybox is None:
         message = "no busybox found; run make setup"
@@ -66,8 +93,7 @@ def pause_image(folder: Path) -> Image:
             tar.addfile(_folder(name))
         _add(tar, busybox, "bin/busybox")
 
-    recipe = f"{busybox} {os.stat(busybox).st_mtime_ns} {os.stat(busybox).st_size}"
-    return packed(folder, recipe, (write,), {"Cmd": ["/bin/busybox", "sleep", "2147483647"]})
+    return write, f"{busybox} {os.stat(busybox).st_mtime_ns} {os.stat(busybox).st_size}"
 
 
 def _distribution(tar: tarfile.TarFile) -> None:

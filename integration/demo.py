@@ -136,7 +136,8 @@ def _table(runs: Sequence[Run], image: str, command: Sequence[str]) -> Table:
     table = Table(
         title=f"{image}: {decimal(runs[0].image_size)} of layers", title_justify="left", caption_justify="left"
     )
-    table.caption = f"command: {shlex.join(command) or 'the image’s own'}\nfirst line: {runs[-1].first_line}"
+    words = " ".join(f'"{word}"' if " " in word else word for word in command)
+    table.caption = f"command: {words or 'the image’s own'}\nfirst line: {runs[-1].first_line}"
     table.add_column("pulled with")
     for heading in ("pulled after", "first output after", "over the wire until then", "share of the image"):
         table.add_column(heading, justify="right")

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from integration.harness.daemon import Daemon, Table
 from integration.harness.leftovers import MountPoint, detach_mounts, mounts_of
 from integration.harness.process import wait_for
 from integration.harness.registry import Registry
-from integration.harness.relay import Relay, Traffic
 from integration.harness.scratch import Scratch, scratch, undisturbed
+from tests.doubles.relay import Relay
 
 CRI_NAMESPACE = "k8s.io"
 LAZY = "estargz"
@@ -29,6 +30,21 @@ LAZY_ALIAS = "stargz"
 WHOLE = "overlayfs"
 PAUSE = "pause:1"
 COLLECTION_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes that the node received from the registry and sent to it, and its connections there, so far."""
+
+    received: int
+    sent: int
+    connections: int
+
+    def since(self, earlier: "Traffic") -> "Traffic":
+        """What came after `earlier`."""
+        return Traffic(
+            self.received - earlier.received, self.sent - earlier.sent, self.connections - earlier.connections
+        )
 
 
 class Node:
@@ -106,13 +122,17 @@ class Node:
 
     def traffic(self) -> Traffic:
         """What crossed the line between node and registry so far."""
-        return self.relay.traffic()
+        return Traffic(self.relay.down, self.relay.up, self.relay.connections)
 
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """The registry cannot be reached until the block ends."""
-        with self.relay.outage():
+        """The registry cannot be reached until the block ends, and open connections to it break."""
+        self.registry.stop()
+        self.relay.drop_all()
+        try:
             yield
+        finally:
+            self.registry.start()
 
     # What lies on the node
 
@@ -193,7 +213,7 @@ def node(
     """
     with ExitStack() as undo:
         place = undo.enter_context(scratch())
-        relay = undo.enter_context(Relay(registry.port, round_trip_s).running())
+        relay = undo.enter_context(Relay("127.0.0.1", registry.port, delay_s=round_trip_s / 2))
         daemon = None
         proxies: dict[str, Path] = {}
         if snapshotter == LAZY:

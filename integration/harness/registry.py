@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
 import httpx
 
+from integration.harness.leftovers import MARKER
 from integration.harness.process import Process, accepts, free_port
 
 MANIFEST_TYPES = (
@@ -35,6 +37,8 @@ class Registry:
         self.port = free_port()
         self._config = folder / "config.yml"
         self._config.write_text(CONFIG.format(root=folder / "store", port=self.port))
+        # Started again in the middle of a node's life it still belongs to whoever made it, and does not end with the node.
+        self._env = {MARKER: os.environ.get(MARKER, "")}
         self._process: Process | None = None
 
     @property
@@ -44,7 +48,7 @@ class Registry:
     def start(self) -> None:
         """Listen; the store keeps what it had."""
         argv = ["docker-registry", "serve", str(self._config)]
-        self._process = Process("docker-registry", argv, self._folder / "log")
+        self._process = Process("docker-registry", argv, self._folder / "log", self._env)
         self._process.wait_until(lambda: accepts(("127.0.0.1", self.port)))
 
     def stop(self) -> None:

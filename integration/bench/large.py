@@ -66,8 +66,8 @@ def filling(registry: Registry) -> Figure:
 
         took = seconds(lambda: wait_for(complete, "the end of background fetching", FILL_TIMEOUT_S))
         peak = lazy.daemon.process.peak_resident_bytes()
-    size = FILL_FILES * FILL_FILE_SIZE
-    detail = f"{took:.1f} s, {size / took / 1e6:.0f} MB/s"
+        received = lazy.traffic().received
+    detail = f"{received / 1e9:.2f} GB came over the wire in {took:.1f} s"
     what = "layer of 1 GB filled in the background: daemon's largest size"
     return Figure(what, f"< {MOST_RESIDENT / 1e6:.0f} MB", f"{peak / 1e6:.0f} MB", peak < MOST_RESIDENT, detail)
 

@@ -33,6 +33,9 @@ LAYER_TYPES = frozenset(
 IMAGES_KEPT = 64
 """Images whose manifest and layer outcomes stay in memory between the Prepares of one pull."""
 
+CONNECTIONS_AHEAD = 7
+"""Connections opened while an image's manifest is on its way; containerd's labels say how many layers will follow."""
+
 
 @dataclass(slots=True)
 class _Outcome:
@@ -132,6 +135,10 @@ class Images:
         async with lock:
             image = self._images.get(key)
             if image is None or image.descriptor(request.layer_digest) is None:
+                # The layers' tails are asked for side by side as soon as the manifest is here.
+                others = min(len(request.image_layers) - 1, CONNECTIONS_AHEAD)
+                if others > 0 and not self._manifests.has(request.manifest_digest):
+                    self._nursery.start_soon(self._manifests.open_connections, reference, others)
                 found = await self._manifests.containing(reference, request.manifest_digest, request.layer_digest)
                 image = _Image(reference, found.manifest, found.digest)
                 while len(self._images) >= IMAGES_KEPT:

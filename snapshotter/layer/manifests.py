@@ -35,6 +35,18 @@ class ManifestStore:
         self._registry = registry
         self._directory = directory
 
+    def has(self, digest: str | None) -> bool:
+        """Whether a manifest is kept on this node."""
+        return digest is not None and self._path(digest).exists()
+
+    async def open_connections(self, reference: Reference, count: int) -> None:
+        """Open connections for what follows the manifest. Never fails: it is a head start, nothing more."""
+        try:
+            await self._registry.open_connections(reference, count)
+        except Exception:
+            # A task of the node's nursery: a fault here must not end every mount.
+            log.exception("opening connections ahead failed")
+
     async def containing(self, reference: Reference, digest: str | None, layer: str) -> Found:
         """The manifest that `digest` names; without one, the manifest behind the reference that has `layer`.
 

@@ -1,10 +1,12 @@
 """The registry client of a process: every registry, through one pool of connections."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Self, TypeVar
 
 import httpx
+import trio
 
 from snapshotter.config import RegistryConfig
 from snapshotter.errors import FormatError, IntegrityError, RegistryError
@@ -22,6 +24,8 @@ from snapshotter.registry.retry import RetryPolicy, Transient
 from snapshotter.registry.wire import Wire, read_bounded
 
 _T = TypeVar("_T")
+
+_PING_MAX = 16 << 10
 
 
 class Registry:
@@ -100,6 +104,21 @@ class Registry:
                 return await once(need)
 
         return await self._first(self._needs(ref, (pull_scope(ref.repository),)), what, twice)
+
+    async def open_connections(self, ref: Reference, count: int) -> None:
+        """Have `count` connections to the registry of `ref` at hand: opened side by side, without a credential.
+
+        Requests that follow each other share one connection, requests side by side each open their own, a round trip
+        (with TLS three) that can be spent while something else is waited for. Faults are passed over.
+        """
+        endpoint = self._hosts.endpoints(ref.host)[0]
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(self._open_connection, f"{endpoint.base}{endpoint.prefix}/", endpoint.headers)
+
+    async def _open_connection(self, url: str, headers: Mapping[str, str]) -> None:
+        with suppress(RegistryError, Transient):
+            await self._wire.small_answer(self._wire.request("GET", url, headers=headers), _PING_MAX)
 
     async def blob_exists(self, ref: Reference, digest: str) -> bool:
         """Whether the repository of `ref` has the blob."""

@@ -77,6 +77,7 @@ class MemoryRegistry:
     manifests: dict[str, Manifest] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     manifest_requests: int = 0
+    connections_ahead: int = 0
     faults: deque[SnapshotterError | Callable[[bytes], bytes]] = field(default_factory=deque)
     hold: trio.Event | None = None
 
@@ -111,6 +112,9 @@ class MemoryRegistry:
             return self.manifests[digest or ref.selector]
         except KeyError:
             raise BlobMissing(f"no manifest {ref}") from None
+
+    async def open_connections(self, ref: Reference, count: int) -> None:
+        self.connections_ahead += count
 
     def blob(self, ref: Reference, digest: str, size: int) -> MemoryBlob:
         return MemoryBlob(self, digest, size)

@@ -147,6 +147,17 @@ class RegistryConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerdConfig:
+    """The containerd that this daemon serves."""
+
+    address: Path = _key(
+        Path("/run/containerd/containerd.sock"),
+        PATH,
+        "containerd's socket: manifests that it fetched already are read there instead of fetched once more.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """What the daemon says on standard error."""
 
@@ -170,6 +181,7 @@ class Config:
     fetch: FetchConfig = FetchConfig()
     cache: CacheConfig = CacheConfig()
     registry: RegistryConfig = RegistryConfig()
+    containerd: ContainerdConfig = ContainerdConfig()
     log: LogConfig = LogConfig()
 
     @property

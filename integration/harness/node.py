@@ -217,7 +217,8 @@ def node(
         daemon = None
         proxies: dict[str, Path] = {}
         if snapshotter == LAZY:
-            daemon = Daemon(place / "s", settings or {}, plane=plane)
+            own = {"containerd": {"address": str(place / "c" / "c.sock")}}
+            daemon = Daemon(place / "s", {**own, **(settings or {})}, plane=plane)
             undo.callback(daemon.stop)
             daemon.start()
             proxies = {LAZY: daemon.address, LAZY_ALIAS: daemon.address}

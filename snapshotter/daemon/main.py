@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -31,6 +32,9 @@ from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.lock import RootLock
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.state import State
+
+if TYPE_CHECKING:
+    from snapshotter.service.containerd import ContainerdContent
 
 STOP_GRACE_S = 3.0
 """How long running calls may take after SIGTERM; containerd repeats those that are cut off."""
@@ -101,7 +105,8 @@ async def serve(config: Config, plane: PlaneChoice, notifier: Notifier) -> int:
         async with trio.open_nursery() as nursery:
             await nursery.start(ending.end_on_signal)
             notifier.status("bringing layers back from disk")
-            room = assemble(nursery, config, config.root, ground.state, ground.store, ground.registry)
+            local = _local_content(config, undo)
+            room = assemble(nursery, config, config.root, ground.state, ground.store, ground.registry, local)
             await room.start(nursery)
             await serve_fuse(nursery, config, ground, room, ending)
             with ExitStack() as listening:
@@ -134,6 +139,20 @@ async def lay_ground(config: Config, undo: AsyncExitStack) -> Ground:
     undo.push_async_callback(_close_registry, registry)
     session = await trio.to_thread.run_sync(state.next_session)
     return Ground(state, store, registry, session)
+
+
+def _local_content(config: Config, undo: AsyncExitStack) -> Callable[[str, str], bytes | None]:
+    """Return what reads manifests from containerd's store; it loads gRPC when it is first called."""
+
+    @lru_cache(maxsize=1)
+    def content() -> "ContainerdContent":
+        from snapshotter.service.containerd import ContainerdContent
+
+        made = ContainerdContent(config.containerd.address)
+        undo.callback(made.close)
+        return made
+
+    return lambda namespace, digest: content().manifest(namespace, digest)
 
 
 async def _close_registry(registry: Registry) -> None:

@@ -135,11 +135,13 @@ class Images:
         async with lock:
             image = self._images.get(key)
             if image is None or image.descriptor(request.layer_digest) is None:
+                digest = request.manifest_digest
+                kept = await self._manifests.at_hand(request.namespace, digest)
                 # The layers' tails are asked for side by side as soon as the manifest is here.
                 others = min(len(request.image_layers) - 1, CONNECTIONS_AHEAD)
-                if others > 0 and not self._manifests.has(request.manifest_digest):
+                if others > 0 and kept is None:
                     self._nursery.start_soon(self._manifests.open_connections, reference, others)
-                found = await self._manifests.containing(reference, request.manifest_digest, request.layer_digest)
+                found = await self._manifests.containing(reference, digest, request.layer_digest, kept)
                 image = _Image(reference, found.manifest, found.digest)
                 while len(self._images) >= IMAGES_KEPT:
                     oldest = next(iter(self._images))

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,14 @@ log = logging.getLogger(__name__)
 INDEX_DEPTH = 3
 """Indexes within indexes that are followed."""
 
+LocalContent = Callable[[str, str], bytes | None]
+"""(containerd namespace, digest) to bytes that containerd has, unchecked; blocks for seconds at most."""
+
+
+def digest_of(raw: bytes) -> str:
+    """`sha256:<hex>` of some bytes."""
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -31,13 +40,10 @@ class Found:
 class ManifestStore:
     """Used on the trio thread."""
 
-    def __init__(self, registry: Registry, directory: Path) -> None:
+    def __init__(self, registry: Registry, directory: Path, local: LocalContent | None = None) -> None:
         self._registry = registry
         self._directory = directory
-
-    def has(self, digest: str | None) -> bool:
-        """Whether a manifest is kept on this node."""
-        return digest is not None and self._path(digest).exists()
+        self._local = local
 
     async def open_connections(self, reference: Reference, count: int) -> None:
         """Open connections for what follows the manifest. Never fails: it is a head start, nothing more."""
@@ -47,15 +53,24 @@ class ManifestStore:
             # A task of the node's nursery: a fault here must not end every mount.
             log.exception("opening connections ahead failed")
 
-    async def containing(self, reference: Reference, digest: str | None, layer: str) -> Found:
+    async def at_hand(self, namespace: str, digest: str | None) -> Manifest | None:
+        """The manifest with this digest if it need not be fetched: kept here, or in containerd's own store."""
+        if digest is None:
+            return None
+        return await trio.to_thread.run_sync(self._load, namespace, digest)
+
+    async def containing(
+        self, reference: Reference, digest: str | None, layer: str, kept: Manifest | None = None
+    ) -> Found:
         """The manifest that `digest` names; without one, the manifest behind the reference that has `layer`.
+
+        `kept` is what `at_hand` gave.
 
         Raises:
             NotLazy: `digest` names an index, or no manifest behind the reference has the layer.
             RegistryError, FormatError: it cannot be had, or is not a manifest.
         """
         if digest is not None:
-            kept = await trio.to_thread.run_sync(self._load, digest)
             answer = kept or await self._registry.manifest(reference, digest)
             manifest = parse_manifest(answer.raw, answer.media_type)
             if isinstance(manifest, ImageIndex):
@@ -94,15 +109,20 @@ class ManifestStore:
     def _path(self, digest: str) -> Path:
         return self._directory / f"{digest.removeprefix('sha256:')}.json"
 
-    def _load(self, digest: str) -> Manifest | None:
+    def _load(self, namespace: str, digest: str) -> Manifest | None:
         try:
             raw = self._path(digest).read_bytes()
-        except FileNotFoundError:
-            return None
-        if f"sha256:{hashlib.sha256(raw).hexdigest()}" != digest:
+        except OSError:
+            raw = None
+        if raw is not None and digest_of(raw) != digest:
             log.warning("the kept manifest %s is damaged; it is fetched again", digest)
-            return None
-        return Manifest(raw, "", digest)
+            raw = None
+        if raw is None and self._local is not None:
+            raw = self._local(namespace, digest)
+            if raw is None or digest_of(raw) != digest:
+                return None
+            self._keep(Manifest(raw, "", digest))
+        return None if raw is None else Manifest(raw, "", digest)
 
     def _keep(self, answer: Manifest) -> None:
         path = self._path(answer.digest)

@@ -14,7 +14,7 @@ from snapshotter.layer.flights import Flights
 from snapshotter.layer.housekeeping import Housekeeping
 from snapshotter.layer.images import Images
 from snapshotter.layer.layer import Layer
-from snapshotter.layer.manifests import ManifestStore
+from snapshotter.layer.manifests import LocalContent, ManifestStore
 from snapshotter.layer.opening import Opener
 from snapshotter.layer.outage import OutagePolicy
 from snapshotter.layer.priority import Gates, Priority
@@ -69,9 +69,18 @@ class LayerRoom:
 
 
 def assemble(
-    nursery: trio.Nursery, config: Config, root: Path, state: State, store: ObjectStore, registry: Registry
+    nursery: trio.Nursery,
+    config: Config,
+    root: Path,
+    state: State,
+    store: ObjectStore,
+    registry: Registry,
+    local: LocalContent | None = None,
 ) -> LayerRoom:
-    """Join the parts; starts nothing. `nursery` is where fetches run, and must outlive every reader."""
+    """Join the parts; starts nothing. `nursery` is where fetches run, and must outlive every reader.
+
+    `local` is asked for manifests before the registry is.
+    """
     for name in DIRECTORIES:
         (root / name).mkdir(mode=0o700, exist_ok=True)
     for left_over in (root / "tocs").glob("section-*"):
@@ -93,7 +102,7 @@ def assemble(
         )
 
     fill = Fill(nursery, courier, flights, counters, config.fetch, note_progress)
-    manifests = ManifestStore(registry, root / "manifests")
+    manifests = ManifestStore(registry, root / "manifests", local)
     opener = Opener(registry, pool, root, count_opening)
     images = Images(nursery, manifests, opener, shelf, fill, state, config.lazy, config.cache.share)
     housekeeping = Housekeeping(store, shelf, manifests, state, config.cache, counters)

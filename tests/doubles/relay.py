@@ -16,6 +16,7 @@ _T = TypeVar("_T")
 _READ = 64 << 10
 # Pieces on their way in one direction of one connection; together the window of a TCP connection over a long line.
 _IN_FLIGHT = 256
+_GRAIN_S = 0.0012
 
 
 class Relay:
@@ -135,8 +136,11 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 due, data = await on_the_way.get()
-                if (wait_s := due - self._loop.time()) > 0:
+                # The loop sleeps in whole milliseconds, rounded up; over a dozen round trips that would be one more.
+                if (wait_s := due - self._loop.time() - _GRAIN_S) > 0:
                     await asyncio.sleep(wait_s)
+                while self._loop.time() < due:
+                    await asyncio.sleep(0)
                 if not data:
                     writer.write_eof()
                     return

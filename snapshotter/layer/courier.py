@@ -1,6 +1,6 @@
 """Carries a run of members from a registry into the store: one ranged request, one sink, one priority."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ class Courier:
         Raises:
             RegistryError: the bytes cannot be had from any source of the layer; those landed before are kept.
         """
-        start = layer.index.member(members[0]).blob_offset
+        start, first_end = layer.index.member(members[0])[1:3]
         length = layer.index.member(members[-1]).blob_end - start
         sink = RangeSink(layer.index, self._store, layer.domain, members, to_memory=to_memory)
         position = start
@@ -62,10 +62,11 @@ class Courier:
                         self._counters.requests[transfer.priority] += 1
                         async with layer.blob.open_range(position, start + length - position) as body:
                             async for piece in body:
-                                position += len(piece)
-                                if arriving is not None:
-                                    arriving(position)
-                                await self._take(layer, sink, piece, transfer, landed)
+                                for part in _wanted_first(piece, first_end - position, transfer):
+                                    position += len(part)
+                                    if arriving is not None:
+                                        arriving(position)
+                                    await self._take(layer, sink, part, transfer, landed)
                     self._counters.hosts[host] = ""
                     return
                 except RegistryUnreachable as error:
@@ -94,3 +95,12 @@ class Courier:
         if transfer.priority is Priority.BACKGROUND:
             await self._bandwidth.spend(len(piece))
         await self.gates[layer.blob.host].calm(transfer)
+
+
+def _wanted_first(piece: bytes, first: int, transfer: Transfer) -> Iterator[bytes]:
+    """The piece whole; for a demand read cut behind the first member, whose reader need not wait for its neighbours."""
+    if transfer.priority is Priority.DEMAND and 0 < first < len(piece):
+        yield piece[:first]
+        yield piece[first:]
+    else:
+        yield piece

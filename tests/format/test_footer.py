@@ -201,6 +201,6 @@ def test_gzip_toc_over_the_limit_is_stopped(monkeypatch: pytest.MonkeyPatch) -> 
         toc_json(Footer(Flavor.ESTARGZ, Codec.GZIP, 0, len(packed), None, 0), packed)
 
 
-def test_first_tail_is_a_32nd_of_the_blob_within_bounds() -> None:
-    sizes = (0, 1000, 1 << 20, 32 << 20, 1 << 33)
+def test_first_tail_is_a_64th_of_the_blob_within_bounds() -> None:
+    sizes = (0, 1000, 1 << 20, 64 << 20, 1 << 33)
     assert [first_tail_size(size) for size in sizes] == [0, 1000, 128 << 10, 1 << 20, 4 << 20]

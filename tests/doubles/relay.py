@@ -139,7 +139,7 @@ class Relay:
                 # The loop sleeps in whole milliseconds, rounded up; over a dozen round trips that would be one more.
                 if (wait_s := due - self._loop.time() - _GRAIN_S) > 0:
                     await asyncio.sleep(wait_s)
-                while self._loop.time() < due:
+                while self._loop.time() < due:  # noqa: ASYNC110 (a spin of a millisecond)
                     await asyncio.sleep(0)
                 if not data:
                     writer.write_eof()

@@ -2,18 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import trio
 
 from snapshotter.errors import BlobMissing, RangeUnsupported, RegistryDenied, RegistryUnreachable
 from snapshotter.layer.counters import Counters
+from snapshotter.layer.origin import Origin
 from snapshotter.layer.priority import Bandwidth, Gates, Priority, Transfer
 from snapshotter.layer.sink import Landed, RangeSink
 from snapshotter.store.objects import ObjectStore
-
-if TYPE_CHECKING:
-    from snapshotter.layer.layer import Layer
 
 INLINE_MAX = 4096
 """Pieces up to this size are inflated on the spot: a thread hop costs more than the work."""
@@ -35,7 +32,7 @@ class Courier:
 
     async def carry(
         self,
-        layer: "Layer",
+        origin: Origin,
         members: Sequence[int],
         transfer: Transfer,
         landed: Callable[[Landed], None],
@@ -50,37 +47,37 @@ class Courier:
         Raises:
             RegistryError: the bytes cannot be had from any source of the layer; those landed before are kept.
         """
-        start, first_end = layer.index.member(members[0])[1:3]
-        length = layer.index.member(members[-1]).blob_end - start
-        sink = RangeSink(layer.index, self._store, layer.domain, members, to_memory=to_memory)
+        start, first_end = origin.index.member(members[0])[1:3]
+        length = origin.index.member(members[-1]).blob_end - start
+        sink = RangeSink(origin.index, self._store, origin.domain, members, to_memory=to_memory)
         position = start
         try:
-            for attempt in range(layer.source_count):
-                host = layer.blob.host
+            for attempt in range(origin.source_count):
+                host = origin.blob.host
                 try:
-                    async with self.gates[layer.blob.host].slot(transfer):
+                    async with self.gates[origin.blob.host].slot(transfer):
                         self._counters.requests[transfer.priority] += 1
-                        async with layer.blob.open_range(position, start + length - position) as body:
+                        async with origin.blob.open_range(position, start + length - position) as body:
                             async for piece in body:
                                 for part in _wanted_first(piece, first_end - position, transfer):
                                     position += len(part)
                                     if arriving is not None:
                                         arriving(position)
-                                    await self._take(layer, sink, part, transfer, landed)
+                                    await self._take(origin, sink, part, transfer, landed)
                     self._counters.hosts[host] = ""
                     return
                 except RegistryUnreachable as error:
                     self._counters.hosts[host] = str(error)
                     raise
                 except (BlobMissing, RegistryDenied, RangeUnsupported):
-                    if attempt + 1 == layer.source_count:
+                    if attempt + 1 == origin.source_count:
                         raise
-                    layer.next_source()
+                    origin.next_source()
         finally:
             sink.abort()
 
     async def _take(
-        self, layer: "Layer", sink: RangeSink, piece: bytes, transfer: Transfer, landed: Callable[[Landed], None]
+        self, origin: Origin, sink: RangeSink, piece: bytes, transfer: Transfer, landed: Callable[[Landed], None]
     ) -> None:
         self._counters.fetched[transfer.priority] += len(piece)
         if len(piece) <= INLINE_MAX:
@@ -90,11 +87,11 @@ class Courier:
         for member in done:
             landed(member)
         for identity in (identity for member in done for identity in member.whole):
-            finish = partial(self._store.finish, layer.domain, identity)
+            finish = partial(self._store.finish, origin.domain, identity)
             await trio.to_thread.run_sync(finish, limiter=self._threads[transfer.priority])
         if transfer.priority is Priority.BACKGROUND:
             await self._bandwidth.spend(len(piece))
-        await self.gates[layer.blob.host].calm(transfer)
+        await self.gates[origin.blob.host].calm(transfer)
 
 
 def _wanted_first(piece: bytes, first: int, transfer: Transfer) -> Iterator[bytes]:

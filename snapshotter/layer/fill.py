@@ -6,7 +6,7 @@ left to the reader; a reader who wants what a stream is just bringing joins it, 
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import trio
 
@@ -15,11 +15,9 @@ from snapshotter.errors import FormatError, SnapshotterError, StoreError
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.courier import Courier
 from snapshotter.layer.flights import Flights
+from snapshotter.layer.layer import Layer
 from snapshotter.layer.priority import Priority, Transfer
 from snapshotter.layer.sink import Landed
-
-if TYPE_CHECKING:
-    from snapshotter.layer.layer import Layer
 
 log = logging.getLogger(__name__)
 
@@ -64,19 +62,19 @@ class Fill:
         self._progress = progress
         self.retry_pauses_s: tuple[float, ...] = RETRY_PAUSES_S
         self._at_work = 0
-        self._send, self._receive = trio.open_memory_channel["Layer"](QUEUE_MAX)
+        self._send, self._receive = trio.open_memory_channel[Layer](QUEUE_MAX)
 
     @property
     def busy(self) -> bool:
         """Whether layers are being filled, or wait for it."""
         return bool(self._at_work or self._receive.statistics().current_buffer_used)
 
-    def begin(self, layer: "Layer") -> None:
+    def begin(self, layer: Layer) -> None:
         """Prefetch a layer that was attached just now, then queue it for background fill."""
         self._at_work += 1
         self._nursery.start_soon(self._prefetch, layer)
 
-    def queue(self, layer: "Layer") -> None:
+    def queue(self, layer: Layer) -> None:
         """Queue a layer for background fill, if that is on."""
         if not self._config.background or layer.record.complete or layer.released:
             return
@@ -101,7 +99,7 @@ class Fill:
             while (quiet_at := self._counters.last_demand + delay_s) > trio.current_time():  # noqa: ASYNC110 (time passes)
                 await trio.sleep_until(quiet_at)
 
-    def prefetch_end(self, layer: "Layer") -> int:
+    def prefetch_end(self, layer: Layer) -> int:
         """The blob offset up to which a layer is prefetched; 0 = nothing.
 
         A landmark says it exactly; else the label's size, else the configured one, both capped by the admin.
@@ -116,14 +114,14 @@ class Fill:
             wanted = self._config.prefetch_size
         return min(wanted, self._config.prefetch_max, layer.index.payload_end)
 
-    async def _prefetch(self, layer: "Layer") -> None:
+    async def _prefetch(self, layer: Layer) -> None:
         end = self.prefetch_end(layer)
         if end and not layer.record.prefetched:
             await self._fill(layer, end, Priority.PREFETCH, self._config.prefetch_max)
         self.queue(layer)
         self._at_work -= 1
 
-    async def _fill(self, layer: "Layer", end: int, priority: Priority, range_max: int) -> None:
+    async def _fill(self, layer: Layer, end: int, priority: Priority, range_max: int) -> None:
         """Fetch what is missing below blob offset `end`; gives up quietly, reads fetch for themselves."""
         for pause_s in (*self.retry_pauses_s, None):
             try:
@@ -144,7 +142,7 @@ class Fill:
                 return
             await trio.sleep(pause_s)
 
-    async def _pass(self, layer: "Layer", end: int, priority: Priority, range_max: int) -> bool:
+    async def _pass(self, layer: Layer, end: int, priority: Priority, range_max: int) -> bool:
         """One pass over the missing ranges; True if nothing is missing afterwards."""
         runs = await trio.to_thread.run_sync(lambda: list(self._missing_runs(layer, end, range_max)))
         whole = True
@@ -154,7 +152,7 @@ class Fill:
             whole &= await self._carry(layer, run, Transfer(priority))
         return whole
 
-    def _missing_runs(self, layer: "Layer", end: int, range_max: int) -> Iterator[list[int]]:
+    def _missing_runs(self, layer: Layer, end: int, range_max: int) -> Iterator[list[int]]:
         """Runs of members with something missing, each at most `range_max` bytes of blob; small gaps are bridged."""
         run: list[int] = []
         start = reach = 0
@@ -172,7 +170,7 @@ class Fill:
         if run:
             yield run
 
-    async def _carry(self, layer: "Layer", run: list[int], transfer: Transfer) -> bool:
+    async def _carry(self, layer: Layer, run: list[int], transfer: Transfer) -> bool:
         """Stream one run; True if every member of it landed."""
         announced = 0
         failed: list[SnapshotterError] = []
@@ -182,8 +180,8 @@ class Fill:
             nonlocal announced
             while announced < len(run) and layer.index.member(run[announced]).blob_offset < position:
                 member = run[announced]
-                if self._flights.find(layer, member) is None:
-                    self._flights.announce(layer, member, transfer)
+                if self._flights.find(layer.origin, member) is None:
+                    self._flights.announce(layer.origin, member, transfer)
                     mine.add(member)
                 announced += 1
 
@@ -194,13 +192,13 @@ class Fill:
             transfer.urgent = False
             if one.member in mine:
                 mine.discard(one.member)
-                self._flights.land(layer, one.member, one.error)
+                self._flights.land(layer.origin, one.member, one.error)
 
         try:
-            await self._courier.carry(layer, run, transfer, landed, arriving=arriving)
+            await self._courier.carry(layer.origin, run, transfer, landed, arriving=arriving)
         finally:
             for member in mine:
-                self._flights.land(layer, member, StoreError("the stream that brought this ended"))
+                self._flights.land(layer.origin, member, StoreError("the stream that brought this ended"))
         for error in failed:
             log.warning("layer %s: %s", layer.record.layer_digest, error)
             if isinstance(error, StoreError):

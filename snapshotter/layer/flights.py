@@ -6,19 +6,16 @@ A flight is a task of its own, so that a reader whose deadline passes, or who is
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import trio
 
 from snapshotter.errors import FormatError, RegistryUnreachable, SnapshotterError, StoreError
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.courier import Courier
+from snapshotter.layer.origin import Origin
 from snapshotter.layer.outage import OutagePolicy
 from snapshotter.layer.priority import HostGate, Priority, Transfer
 from snapshotter.layer.sink import ChunkKey, Landed
-
-if TYPE_CHECKING:
-    from snapshotter.layer.layer import Layer
 
 log = logging.getLogger(__name__)
 
@@ -56,54 +53,54 @@ class Flights:
         self._flying: dict[tuple[int, int], Flight] = {}
         self._memory = trio.CapacityLimiter(MEMORY_FLIGHTS)
 
-    def find(self, layer: "Layer", member: int) -> Flight | None:
+    def find(self, origin: Origin, member: int) -> Flight | None:
         """The flight that brings a member at this moment, if there is one."""
-        return self._flying.get((layer.number, member))
+        return self._flying.get((origin.number, member))
 
-    def announce(self, layer: "Layer", member: int, transfer: Transfer) -> Flight:
+    def announce(self, origin: Origin, member: int, transfer: Transfer) -> Flight:
         """Note that `transfer` brings a member, so that readers can join it."""
-        flight = Flight(transfer, self._courier.gates[layer.blob.host])
-        self._flying[layer.number, member] = flight
+        flight = Flight(transfer, self._courier.gates[origin.blob.host])
+        self._flying[origin.number, member] = flight
         return flight
 
     def land(
         self,
-        layer: "Layer",
+        origin: Origin,
         member: int,
         error: SnapshotterError | None,
         memory: dict[ChunkKey, bytes] | None = None,
     ) -> None:
         """A member has arrived or failed: wake those who wait for it."""
-        flight = self._flying.pop((layer.number, member), None)
+        flight = self._flying.pop((origin.number, member), None)
         if flight is not None:
             flight.error = error
             flight.memory = memory or {}
             flight.landed.set()
 
-    def start(self, layer: "Layer", members: Sequence[int], priority: Priority) -> list[Flight]:
+    def start(self, origin: Origin, members: Sequence[int], priority: Priority) -> list[Flight]:
         """Start one fetch for a run of neighbouring members, none of which is flying; returns a flight for each."""
         transfer = Transfer(priority)
-        flights = [self.announce(layer, member, transfer) for member in members]
-        self._nursery.start_soon(self._fly, layer, list(members), transfer)
+        flights = [self.announce(origin, member, transfer) for member in members]
+        self._nursery.start_soon(self._fly, origin, list(members), transfer)
         return flights
 
-    async def _fly(self, layer: "Layer", members: list[int], transfer: Transfer) -> None:
+    async def _fly(self, origin: Origin, members: list[int], transfer: Transfer) -> None:
         error: SnapshotterError = RegistryUnreachable("the daemon stops; the fetch was given up")
         try:
-            await self._bring(layer, members, transfer)
+            await self._bring(origin, members, transfer)
         except SnapshotterError as failure:
             error = failure
         except Exception as failure:
             # The nursery is the node's: a fault in one fetch must not end every mount.
-            log.exception("layer %s: fetching failed", layer.record.layer_digest)
+            log.exception("layer %s: fetching failed", origin.layer_digest)
             error = SnapshotterError(f"internal error while fetching: {failure!r}")
         finally:
             for member in members:
-                flight = self.find(layer, member)
+                flight = self.find(origin, member)
                 if flight is not None and flight.transfer is transfer:
-                    self.land(layer, member, error)
+                    self.land(origin, member, error)
 
-    async def _bring(self, layer: "Layer", members: list[int], transfer: Transfer) -> None:
+    async def _bring(self, origin: Origin, members: list[int], transfer: Transfer) -> None:
         """Fetch until every member has landed. Raises RegistryError when the policy gives up."""
         pauses = self._outage.pauses()
         fetched_twice: set[int] = set()
@@ -114,11 +111,11 @@ class Flights:
             try:
                 if to_memory:
                     async with self._memory:
-                        await self._attempt(layer, left, transfer, failures, to_memory=True)
+                        await self._attempt(origin, left, transfer, failures, to_memory=True)
                 else:
-                    await self._attempt(layer, left, transfer, failures, to_memory=False)
+                    await self._attempt(origin, left, transfer, failures, to_memory=False)
             except RegistryUnreachable:
-                left = [member for member in left if self.find(layer, member) is not None]
+                left = [member for member in left if self.find(origin, member) is not None]
                 if transfer.priority is not Priority.DEMAND or not await pauses.another():
                     raise
                 continue
@@ -129,14 +126,14 @@ class Flights:
                 elif isinstance(failure, FormatError) and member not in fetched_twice:
                     fetched_twice.add(member)
                     left.append(member)
-                    log.warning("layer %s: %s; fetching it once more", layer.record.layer_digest, failure)
+                    log.warning("layer %s: %s; fetching it once more", origin.layer_digest, failure)
                 else:
-                    self.land(layer, member, failure)
+                    self.land(origin, member, failure)
             to_memory = to_memory or any(isinstance(failure, StoreError) for failure in failures.values())
 
     async def _attempt(
         self,
-        layer: "Layer",
+        origin: Origin,
         members: list[int],
         transfer: Transfer,
         failures: dict[int, SnapshotterError],
@@ -146,10 +143,10 @@ class Flights:
         def landed(one: Landed) -> None:
             if one.error is None:
                 self._counters.served_from_memory += bool(one.memory)
-                self.land(layer, one.member, None, one.memory)
+                self.land(origin, one.member, None, one.memory)
                 return
             failures[one.member] = one.error
             if isinstance(one.error, FormatError):
                 self._counters.verification_failures += 1
 
-        await self._courier.carry(layer, members, transfer, landed, to_memory=to_memory)
+        await self._courier.carry(origin, members, transfer, landed, to_memory=to_memory)

@@ -15,6 +15,7 @@ from snapshotter.errors import FormatError, RegistryError, SnapshotterError, Sto
 from snapshotter.format.index import Chunk, FileIdentity, Index
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.flights import Flight, Flights
+from snapshotter.layer.origin import Origin
 from snapshotter.layer.priority import Priority
 from snapshotter.layer.sink import ChunkKey
 from snapshotter.registry.blob import Blob
@@ -27,9 +28,6 @@ ATTEMPTS = 3
 
 IDENTITIES_KEPT = 64
 """Files with several chunks whose list of chunks stays in memory."""
-
-SOURCES_KEPT = 8
-"""References through which a layer's blob is asked for."""
 
 
 class Siblings(Protocol):
@@ -57,8 +55,7 @@ class Layer:
         self.number = record.number
         self.domain = record.domain
         self.index = index
-        self._sources = list(sources)
-        self._source = 0
+        self.origin = Origin(record.number, record.layer_digest, record.domain, index, sources)
         self._store = store
         self._flights = flights
         self._counters = counters
@@ -66,26 +63,6 @@ class Layer:
         self._demand_window = demand_window
         self._identity = lru_cache(maxsize=IDENTITIES_KEPT)(index.identity)
         self.released = False
-
-    @property
-    def blob(self) -> Blob:
-        """The blob at the source in use."""
-        return self._sources[self._source]
-
-    @property
-    def source_count(self) -> int:
-        """How many references name this layer."""
-        return len(self._sources)
-
-    def next_source(self) -> None:
-        """Go on with the next reference that names this layer."""
-        self._source = (self._source + 1) % len(self._sources)
-
-    def add_sources(self, blobs: Sequence[Blob]) -> None:
-        """Other references name this layer; they are tried first from now on, since their credentials are the newest."""
-        self._sources[:0] = blobs
-        del self._sources[SOURCES_KEPT:]
-        self._source = 0
 
     async def read(self, node: int, offset: int, size: int) -> bytes | bytearray:
         """Return the bytes of a regular file from `offset`, `size` of them or as many as there are before its end.
@@ -190,8 +167,8 @@ class Layer:
             return
         flights: list[Flight] = []
         for member in sorted({chunk.member for chunk in missing}):
-            flight = self._flights.find(self, member)
-            flights.append(flight or self._flights.start(self, self._window(member), Priority.DEMAND)[0])
+            flight = self._flights.find(self.origin, member)
+            flights.append(flight or self._flights.start(self.origin, self._window(member), Priority.DEMAND)[0])
         self._look_ahead(identity, chunks, partial)
         started = trio.current_time()
         try:
@@ -218,7 +195,7 @@ class Layer:
         for following in range(member + 1, self.index.member_count):
             if self.index.member(following).blob_end > limit:
                 break
-            if self._flights.find(self, following) is not None or self.member_stored(following):
+            if self._flights.find(self.origin, following) is not None or self.member_stored(following):
                 break
             run.append(following)
         return run
@@ -232,9 +209,9 @@ class Layer:
         ):
             return
         (chunk, *_) = self.index.chunks(last.node, identity.chunks[following][0], 1)
-        if self._at_hand(chunk, partial, {}) or self._flights.find(self, chunk.member) is not None:
+        if self._at_hand(chunk, partial, {}) or self._flights.find(self.origin, chunk.member) is not None:
             return
-        self._flights.start(self, [chunk.member], Priority.PREFETCH)
+        self._flights.start(self.origin, [chunk.member], Priority.PREFETCH)
 
     def present(self) -> int:
         """Bytes of this layer's files that are on the node. Blocking, a look at every file: for worker threads."""

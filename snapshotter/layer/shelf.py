@@ -146,7 +146,7 @@ class Shelf:
             self._layers[record.number] = layer
             self._broken.pop(record.number, None)
         else:
-            layer.add_sources(self._blobs(record, [source]))
+            layer.origin.add_sources(self._blobs(record, [source]))
         return layer
 
     def _blobs(self, record: LayerRecord, sources: Iterable[LayerSource]) -> list[Blob]:

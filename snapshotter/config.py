@@ -103,7 +103,9 @@ class FetchConfig:
         2.0, number(0, 86400, " of seconds"), "How long after the last demand background fetching begins."
     )
     demand_window: int = _key(
-        128 * KIB, SIZE, "Least bytes of a blob that one demand read asks for, so that neighbours come with it."
+        128 * KIB,
+        SIZE,
+        "Bytes of a blob that one demand read asks for, so that neighbours come with it; more where answers take long.",
     )
     connections_per_host: int = _key(24, count(1, 256), "Connections held open to one registry host.")
 

@@ -12,6 +12,15 @@ from snapshotter.layer.priority import Bandwidth, Gates, Priority, Transfer
 from snapshotter.layer.sink import Landed, RangeSink
 from snapshotter.store.objects import ObjectStore
 
+LINE_BYTES_PER_S = 25_000_000
+"""What an ordinary line carries: a demand read may ask for as many bytes as cross it in one wait for an answer."""
+
+WINDOW_GROWTH = 8
+"""The demand window grows to at most so many times its configured size."""
+
+LATENCY_WEIGHT = 0.25
+"""Weight of the newest answer in a host's smoothed latency."""
+
 INLINE_MAX = 4096
 """Pieces up to this size are inflated on the spot: a thread hop costs more than the work."""
 
@@ -24,11 +33,28 @@ class Courier:
         self.gates = gates
         self._counters = counters
         self._bandwidth = Bandwidth(background_bandwidth)
+        self._latency_s: dict[str, float] = {}
         self._threads = {
             Priority.DEMAND: trio.CapacityLimiter(8),
             Priority.PREFETCH: trio.CapacityLimiter(2),
             Priority.BACKGROUND: trio.CapacityLimiter(1),
         }
+
+    def window(self, host: str, configured: int) -> int:
+        """Bytes of blob that one demand read of `host` asks for.
+
+        `configured`, or more where answers take long: what lies beside a wanted file is likely wanted next, and costs
+        less than another wait if it crosses the line in the time of one.
+        """
+        worth = int(self._latency_s.get(host, 0.0) * LINE_BYTES_PER_S)
+        return max(configured, min(worth, WINDOW_GROWTH * configured))
+
+    def _answered(self, host: str, asked: float | None) -> None:
+        """Note how long the first bytes of an answer took; `asked` is None for those that follow."""
+        if asked is not None:
+            latency_s = trio.current_time() - asked
+            known_s = self._latency_s.get(host, latency_s)
+            self._latency_s[host] = known_s + LATENCY_WEIGHT * (latency_s - known_s)
 
     async def carry(
         self,
@@ -55,10 +81,13 @@ class Courier:
             for attempt in range(origin.source_count):
                 host = origin.blob.host
                 try:
-                    async with self.gates[origin.blob.host].slot(transfer):
+                    async with self.gates[host].slot(transfer):
                         self._counters.requests[transfer.priority] += 1
+                        asked: float | None = trio.current_time()
                         async with origin.blob.open_range(position, start + length - position) as body:
                             async for piece in body:
+                                self._answered(host, asked)
+                                asked = None
                                 for part in _wanted_first(piece, first_end - position, transfer):
                                     position += len(part)
                                     if arriving is not None:

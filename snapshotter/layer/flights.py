@@ -45,13 +45,20 @@ class Flight:
 class Flights:
     """All flights of the node. Used on the trio thread only."""
 
-    def __init__(self, nursery: trio.Nursery, courier: Courier, counters: Counters, outage: OutagePolicy) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, courier: Courier, counters: Counters, outage: OutagePolicy, demand_window: int
+    ) -> None:
         self._nursery = nursery
         self._courier = courier
         self._counters = counters
         self._outage = outage
+        self._demand_window = demand_window
         self._flying: dict[tuple[int, int], Flight] = {}
         self._memory = trio.CapacityLimiter(MEMORY_FLIGHTS)
+
+    def window(self, origin: Origin) -> int:
+        """Bytes of blob that one demand read of this layer asks for."""
+        return self._courier.window(origin.blob.host, self._demand_window)
 
     def find(self, origin: Origin, member: int) -> Flight | None:
         """The flight that brings a member at this moment, if there is one."""

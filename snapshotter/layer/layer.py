@@ -49,7 +49,6 @@ class Layer:
         flights: Flights,
         counters: Counters,
         siblings: Siblings,
-        demand_window: int,
     ) -> None:
         self.record = record
         self.number = record.number
@@ -60,7 +59,6 @@ class Layer:
         self._flights = flights
         self._counters = counters
         self._siblings = siblings
-        self._demand_window = demand_window
         self._identity = lru_cache(maxsize=IDENTITIES_KEPT)(index.identity)
         self.released = False
 
@@ -191,7 +189,7 @@ class Layer:
         Files of a package lie side by side and are read together: a few more of them cost less than a round trip each.
         """
         run = [member]
-        limit = self.index.member(member).blob_offset + self._demand_window
+        limit = self.index.member(member).blob_offset + self._flights.window(self.origin)
         for following in range(member + 1, self.index.member_count):
             if self.index.member(following).blob_end > limit:
                 break

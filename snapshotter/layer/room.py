@@ -91,9 +91,9 @@ def assemble(
         counters.fetched[Priority.DEMAND] += size
 
     courier = Courier(store, Gates(config.fetch.connections_per_host), counters, config.fetch.background_bandwidth)
-    flights = Flights(nursery, courier, counters, OutagePolicy(config.fetch.outage_wait_s))
+    flights = Flights(nursery, courier, counters, OutagePolicy(config.fetch.outage_wait_s), config.fetch.demand_window)
     pool = TocPool(nursery, TOC_JOB_TIMEOUT_S)
-    shelf = Shelf(root, state, store, registry, flights, pool, counters, config.fetch.demand_window)
+    shelf = Shelf(root, state, store, registry, flights, pool, counters)
 
     async def note_progress(number: int, *, complete: bool) -> None:
         shelf.note_progress(number, complete=complete)

@@ -42,16 +42,13 @@ class Shelf:
         flights: Flights,
         pool: TocPool,
         counters: Counters,
-        demand_window: int,
     ) -> None:
         self._root = root
         self._state = state
         self._store = store
         self._registry = registry
         self._pool = pool
-        self._make = partial(
-            Layer, store=store, flights=flights, counters=counters, siblings=self, demand_window=demand_window
-        )
+        self._make = partial(Layer, store=store, flights=flights, counters=counters, siblings=self)
         self._layers: dict[int, Layer] = {}
         self._broken: dict[int, str] = {}
 

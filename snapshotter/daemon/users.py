@@ -5,10 +5,11 @@ Nothing here opens a path on a layer: with a dead or busy FUSE server that would
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from snapshotter.plane.mounts import Mount, mounts_on, parse_mountinfo, unescape
 from snapshotter.service.control import UserView
 
 _TASK_ROOT = re.compile(r"/io\.containerd\.runtime\.v[0-9.a-z]+/(?P<namespace>[^/]+)/(?P<id>[^/]+)/rootfs$")
@@ -18,18 +19,6 @@ _SCOPE = re.compile(r"^(?:[a-z-]+-)?(?P<id>[0-9a-f]{64})(?:\.scope)?$")
 """Last part of a container's cgroup: its id, which systemd's driver puts between a prefix and `.scope`."""
 
 _LOWER_OPTIONS = (b"lowerdir", b"lowerdir+", b"datadir+", b"upperdir")
-_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
-
-
-@dataclass(frozen=True, slots=True)
-class MountLine:
-    """What a line of mountinfo says. `root` is the path inside the file system that is mounted."""
-
-    device: str
-    root: bytes
-    mount_point: bytes
-    fs_type: bytes
-    options: bytes
 
 
 @dataclass(slots=True)
@@ -40,43 +29,30 @@ class _Found:
     pids: list[int] = field(default_factory=list)
 
 
-def parse_mounts(table: bytes) -> Iterator[MountLine]:
-    """Yield the mounts of a mountinfo table; lines of another form are passed over.
-
-    Source: proc(5), /proc/pid/mountinfo.
-    """
-    for line in table.splitlines():
-        head, separator, tail = line.partition(b" - ")
-        fields, rest = head.split(b" "), tail.split(b" ")
-        if separator and len(fields) >= 6 and len(rest) >= 3:
-            yield MountLine(
-                fields[2].decode("ascii", "replace"), _unescape(fields[3]), _unescape(fields[4]), rest[0], rest[2]
-            )
-
-
-def stands_on(line: MountLine, places: Iterable[Path], fuse_device: str | None) -> bool:
+def stands_on(line: Mount, places: Iterable[Path], fuse_device: str | None) -> bool:
     """Say whether a mount uses layers or snapshots that lie below `places`, or is a bind out of the FUSE mount."""
     if line.device == fuse_device:
         # The whole mount seen in another namespace is a copy of ours and goes with it; a part of it is somebody's.
         return line.root != b"/"
-    if line.fs_type != b"overlay":
+    if line.fs_type != "overlay":
         return False
     prefixes = tuple(bytes(place) + b"/" for place in places)
     for option in line.options.split(b","):
         name, _, value = option.partition(b"=")
-        if name in _LOWER_OPTIONS and any(part.startswith(prefixes) for part in _unescape(value).split(b":")):
+        if name in _LOWER_OPTIONS and any(part.startswith(prefixes) for part in unescape(value).split(b":")):
             return True
     return False
 
 
 def find_users(run_dir: Path, root: Path, proc: Path = Path("/proc")) -> tuple[UserView, ...]:
     """Return every container, or mount of somebody else, that stands on layers of the daemon with these directories."""
-    own = list(parse_mounts((proc / "self/mountinfo").read_bytes()))
-    fuse = [line.device for line in own if line.mount_point == bytes(run_dir / "fuse")]
-    fuse_device = fuse[-1] if fuse else None
+    table = proc / "self/mountinfo"
+    own = list(parse_mountinfo(table.read_bytes()))
+    fuse = mounts_on(run_dir / "fuse", table)
+    fuse_device = fuse[-1].device if fuse else None
     found: dict[tuple[str, bytes], _Found] = {}
     _collect(found, own, (run_dir, root), fuse_device)
-    seen: dict[tuple[str, str], list[MountLine]] = {}
+    seen: dict[tuple[str, str], list[Mount]] = {}
     for pid in _pids(proc):
         lines = _mounts_of(proc / str(pid), seen)
         _collect(found, lines, (run_dir, root), fuse_device)
@@ -88,7 +64,7 @@ def find_users(run_dir: Path, root: Path, proc: Path = Path("/proc")) -> tuple[U
 
 
 def _collect(
-    found: dict[tuple[str, bytes], _Found], lines: Iterable[MountLine], places: tuple[Path, ...], device: str | None
+    found: dict[tuple[str, bytes], _Found], lines: Iterable[Mount], places: tuple[Path, ...], device: str | None
 ) -> None:
     for line in lines:
         if stands_on(line, places, device):
@@ -99,12 +75,12 @@ def _pids(proc: Path) -> list[int]:
     return sorted(int(name) for name in os.listdir(proc) if name.isdecimal())
 
 
-def _mounts_of(process: Path, seen: dict[tuple[str, str], list[MountLine]]) -> list[MountLine]:
+def _mounts_of(process: Path, seen: dict[tuple[str, str], list[Mount]]) -> list[Mount]:
     """Return a process's mounts; processes of one namespace and root share the answer. None of a process that left."""
     try:
         key = (os.readlink(process / "ns/mnt"), os.readlink(process / "root"))
         if key not in seen:
-            seen[key] = list(parse_mounts((process / "mountinfo").read_bytes()))
+            seen[key] = list(parse_mountinfo((process / "mountinfo").read_bytes()))
         return seen[key]
     except OSError:
         return []
@@ -127,7 +103,3 @@ def _container_of(pid: int, proc: Path) -> str:
         if match:
             return match["id"]
     return ""
-
-
-def _unescape(text: bytes) -> bytes:
-    return _OCTAL.sub(lambda code: bytes([int(code[1], 8)]), text)

@@ -5,6 +5,7 @@ Nothing here opens a path, so a mount point whose server is dead or is this very
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ _LIBC.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctype
 _LIBC.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class Mount:
     """`major:minor`, as sysfs names it."""
     fs_type: str
     source: str
+    root: bytes
+    """The path inside the file system that is mounted."""
+    options: bytes
+    """The file system's own options, with spaces and the like still as octal escapes."""
 
 
 def mount(source: str, target: Path, fs_type: str, flags: int, data: str) -> None:
@@ -69,20 +75,29 @@ def parse_mountinfo(table: bytes) -> Iterator[Mount]:
     for line in table.splitlines():
         head, separator, tail = line.partition(b" - ")
         fields, rest = head.split(b" "), tail.split(b" ")
-        if not separator or len(fields) < 6 or len(rest) < 2:
+        if not separator or len(fields) < 6 or len(rest) < 3:
             continue
-        yield Mount(_unescape(fields[4]), fields[2].decode(), rest[0].decode(), os.fsdecode(_unescape(rest[1])))
+        device, root, mount_point = fields[2:5]
+        fs_type, source, options = rest[:3]
+        yield Mount(
+            unescape(mount_point),
+            device.decode("ascii", "replace"),
+            fs_type.decode("ascii", "replace"),
+            os.fsdecode(unescape(source)),
+            unescape(root),
+            options,
+        )
 
 
-def mounts_on(target: Path) -> list[Mount]:
-    """The mounts stacked on `target`, the topmost last. `target` is compared as written and never opened."""
-    wanted = os.fsencode(os.path.abspath(target))
-    return [entry for entry in parse_mountinfo(_MOUNTINFO.read_bytes()) if entry.mount_point == wanted]
+def mounts_on(target: Path, mountinfo: Path = _MOUNTINFO) -> list[Mount]:
+    """The mounts stacked on `target`, the topmost last. `target` itself is never opened.
+
+    The kernel's table has no symbolic links in it, so the directory above is resolved.
+    """
+    wanted = os.fsencode(os.path.join(os.path.realpath(target.parent), target.name))
+    return [entry for entry in parse_mountinfo(mountinfo.read_bytes()) if entry.mount_point == wanted]
 
 
-def _unescape(field: bytes) -> bytes:
-    if b"\\" not in field:
-        return field
-    for code, char in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
-        field = field.replace(code, char)
-    return field
+def unescape(field: bytes) -> bytes:
+    """A field of a mountinfo table as it is; the kernel writes some characters as a backslash and three octal digits."""
+    return _OCTAL.sub(lambda code: bytes([int(code[1], 8)]), field)

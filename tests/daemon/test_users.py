@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from snapshotter.daemon.users import find_users, parse_mounts, stands_on
+from snapshotter.daemon.users import find_users, stands_on
+from snapshotter.plane.mounts import parse_mountinfo
 from snapshotter.service.control import UserView
 
 RUN, ROOT = Path("/run/e"), Path("/var/lib/with space")
@@ -83,7 +84,7 @@ def test_processes_that_leave_meanwhile_and_odd_lines_are_passed_over(proc: Path
 
 def test_the_newer_spelling_of_lower_directories_is_known() -> None:
     for option in (b"lowerdir+=/run/e/l/1", b"datadir+=/var/lib/with\\040space/objects"):
-        (line,) = parse_mounts(b"1 2 0:9 / /m rw - overlay o rw," + option)
+        (line,) = parse_mountinfo(b"1 2 0:9 / /m rw - overlay o rw," + option)
         assert stands_on(line, (RUN, ROOT), None)
 
 

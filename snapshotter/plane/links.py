@@ -5,7 +5,7 @@ Mount options end at one page, so 128 layers need names of few bytes. Both plane
 
 import os
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +56,16 @@ class Links:
         except OSError as error:
             raise PlaneError(f"cannot write the link {link}: {error.strerror}") from error
         return str(link)
+
+    def repoint(self, change: Callable[[str], str]) -> None:
+        """Give every link the target that `change` makes of the one it has.
+
+        Raises:
+            PlaneError: a link cannot be written.
+        """
+        for name in os.listdir(self._directory):
+            if name.isdecimal() and (self._directory / name).is_symlink():
+                self.point(int(name), change(os.readlink(self._directory / name)))
 
     def forget(self, live: Collection[int], below: int) -> None:
         """Remove the links of every id under `below` that is not among `live`."""

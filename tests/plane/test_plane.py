@@ -151,6 +151,13 @@ def test_released_layer_is_forgotten_by_the_room_and_by_the_kernel(world: World)
     assert world.invalidated == [(Numbers(SESSION).of_fixed(Fixed.LAYERS), b"7")]
 
 
+def test_mounts_answered_by_an_earlier_process_name_this_session(world: World, tmp_path: Path) -> None:
+    lazy, ordinary = world.plane.lowerdirs([LowerLayer(12, 3), LowerLayer(11, None)], extraction=False)
+    FusePlane(tmp_path, SESSION + 1, Room(), lambda _: tmp_path, call, 30.0)
+    assert os.readlink(lazy) == f"../fuse/{SESSION + 1}/layers/3"
+    assert os.readlink(ordinary) == str(world.run / "snapshots/11/fs")
+
+
 def test_use_of_layers_is_passed_on(world: World) -> None:
     world.plane.touch([3, 5])
     assert world.room.touched == [3, 5]

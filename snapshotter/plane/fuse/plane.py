@@ -4,6 +4,7 @@ Called from gRPC threads. What it needs of the layer room runs on the trio loop,
 Nothing here opens a path inside the FUSE mount.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ MOUNT_NAME: Final = "fuse"
 LINKS_NAME: Final = "l"
 RELEASE_TIMEOUT_S: Final = 120.0
 """Content that nobody else names is deleted on the way, file by file."""
+
+_LAZY_TARGET: Final = re.compile(rf"\.\./{MOUNT_NAME}/[0-9]+/{LAYERS_NAME.decode()}/(?P<layer>[0-9]+)")
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -82,6 +85,8 @@ class FusePlane:
         self._call = call
         self._attach_timeout_s = attach_timeout_s
         self._invalidate = invalidate or partial(pyfuse3.invalidate_entry_async, ignore_enoent=True)
+        # containerd may mount now what an earlier process answered.
+        self._links.repoint(self._of_this_session)
 
     def attach(self, request: LayerRequest) -> AttachedLayer:
         """Resolve, check and record one layer; it can be used when this returns.
@@ -142,6 +147,10 @@ class FusePlane:
     def forget_snapshots(self, live: Collection[int], below: int) -> None:
         """Remove the links of every snapshot id under `below` that is not among `live`."""
         self._links.forget(live, below)
+
+    def _of_this_session(self, target: str) -> str:
+        lazy = _LAZY_TARGET.fullmatch(target)
+        return f"{self._layers_path}/{lazy['layer']}" if lazy else target
 
     def _target(self, lower: LowerLayer) -> str:
         if lower.layer_number is None:

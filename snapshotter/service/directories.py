@@ -57,7 +57,7 @@ class SnapshotDirectories:
         top = self._root / str(snapshot_id)
         with _kernel(f"make {top}"):
             if os.path.lexists(top):
-                delete_tree(self._set_aside(top.name))
+                self._set_aside(top.name)
             try:
                 top.mkdir(mode=_PRIVATE_MODE)
                 top.chmod(_PRIVATE_MODE)
@@ -97,16 +97,25 @@ class SnapshotDirectories:
                     self._set_aside(name)
 
     def delete_set_aside(self) -> None:
-        """Delete what was set aside, by this process or one before it."""
-        with _kernel(f"tidy {self._root}"):
-            for name in os.listdir(self._root):
-                if name.startswith(_GONE):
-                    delete_tree(self._root / name)
+        """Delete what was set aside, by this process or one before it.
 
-    def _set_aside(self, name: str) -> Path:
-        target = self._root / f"{_GONE}{name}-{secrets.token_hex(4)}"
-        os.rename(self._root / name, target)
-        return target
+        Raises:
+            StoreError: one of them cannot be deleted, such as one with an immutable file; the others are gone.
+        """
+        with _kernel(f"tidy {self._root}"):
+            gone = [self._root / name for name in os.listdir(self._root) if name.startswith(_GONE)]
+        failures = []
+        for path in gone:
+            try:
+                with _kernel(f"delete {path}"):
+                    delete_tree(path)
+            except StoreError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _set_aside(self, name: str) -> None:
+        os.rename(self._root / name, self._root / f"{_GONE}{name}-{secrets.token_hex(4)}")
 
     @staticmethod
     def _make(path: Path, mode: int) -> None:

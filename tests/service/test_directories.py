@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from snapshotter.errors import ConfigError, StoreError, StoreFull
+from snapshotter.service import directories as module
+from snapshotter.service.deep_trees import delete_tree
 from snapshotter.service.directories import SnapshotDirectories
 
 
@@ -56,3 +58,20 @@ def test_directories_without_a_snapshot_are_set_aside_then_deleted(tmp_path: Pat
     directories.create(3, with_work=True, owner=None)
     directories.delete_set_aside()
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["2", "3"]
+
+
+def test_one_that_cannot_be_deleted_keeps_none_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories = SnapshotDirectories(tmp_path / "s")
+    for number in (1, 2, 3):
+        directories.create(number, with_work=True, owner=None)
+    directories.set_aside_all_but(set())
+
+    def immutable(top: Path) -> None:
+        if top.name.startswith("gone-2"):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), "file")
+        delete_tree(top)
+
+    monkeypatch.setattr(module, "delete_tree", immutable)
+    with pytest.raises(StoreError, match="gone-2"):
+        directories.delete_set_aside()
+    assert [path.name[:6] for path in (tmp_path / "s").iterdir()] == ["gone-2"]

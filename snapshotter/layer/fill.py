@@ -62,6 +62,9 @@ class Fill:
         self._progress = progress
         self.retry_pauses_s: tuple[float, ...] = RETRY_PAUSES_S
         self._at_work = 0
+        self._prefetching: set[int] = set()
+        # One sweep over an index at a time: each holds the GIL a good part of its time, and readers need threads too.
+        self._sweeps = trio.CapacityLimiter(1)
         self._send, self._receive = trio.open_memory_channel[Layer](QUEUE_MAX)
 
     @property
@@ -70,7 +73,13 @@ class Fill:
         return bool(self._at_work or self._receive.statistics().current_buffer_used)
 
     def begin(self, layer: Layer) -> None:
-        """Prefetch a layer that was attached just now, then queue it for background fill."""
+        """Prefetch a layer that was attached just now, then queue it for background fill.
+
+        Nothing happens if that is under way: two images that share a layer are often pulled at once.
+        """
+        if layer.number in self._prefetching:
+            return
+        self._prefetching.add(layer.number)
         self._at_work += 1
         self._nursery.start_soon(self._prefetch, layer)
 
@@ -102,30 +111,33 @@ class Fill:
     def prefetch_end(self, layer: Layer) -> int:
         """The blob offset up to which a layer is prefetched; 0 = nothing.
 
-        A landmark says it exactly; else the label's size, else the configured one, both capped by the admin.
+        A landmark says it, else the label's size, else the configured one; all of them capped by the admin.
         """
         if not self._config.prefetch:
             return 0
         landmark = layer.index.prefetch_end
-        if landmark is not None:
-            return landmark
-        wanted = layer.record.prefetch_size
+        wanted = landmark if landmark is not None else layer.record.prefetch_size
         if wanted is None:
             wanted = self._config.prefetch_size
         return min(wanted, self._config.prefetch_max, layer.index.payload_end)
 
     async def _prefetch(self, layer: Layer) -> None:
-        end = self.prefetch_end(layer)
-        if end and not layer.record.prefetched:
-            await self._fill(layer, end, Priority.PREFETCH, self._config.prefetch_max)
+        try:
+            end = self.prefetch_end(layer)
+            if end and not layer.record.prefetched:
+                await self._fill(layer, end, Priority.PREFETCH, self._config.prefetch_max)
+        finally:
+            self._prefetching.discard(layer.number)
+            self._at_work -= 1
         self.queue(layer)
-        self._at_work -= 1
 
     async def _fill(self, layer: Layer, end: int, priority: Priority, range_max: int) -> None:
         """Fetch what is missing below blob offset `end`; gives up quietly, reads fetch for themselves."""
         for pause_s in (*self.retry_pauses_s, None):
             try:
                 whole = await self._pass(layer, end, priority, range_max)
+                if whole and not layer.released:
+                    await self._progress(layer.number, complete=end == layer.index.payload_end)
             except SnapshotterError as error:
                 log.info("layer %s: %s stopped: %s", layer.record.layer_digest, priority.name.lower(), error)
                 whole = False
@@ -133,18 +145,15 @@ class Fill:
                 # A task of the node's nursery: a fault here must not end every mount.
                 log.exception("layer %s: %s failed", layer.record.layer_digest, priority.name.lower())
                 return
-            if layer.released:
-                return
-            if whole:
-                await self._progress(layer.number, complete=end == layer.index.payload_end)
-                return
-            if pause_s is None:
+            if whole or layer.released or pause_s is None:
                 return
             await trio.sleep(pause_s)
 
     async def _pass(self, layer: Layer, end: int, priority: Priority, range_max: int) -> bool:
         """One pass over the missing ranges; True if nothing is missing afterwards."""
-        runs = await trio.to_thread.run_sync(lambda: list(self._missing_runs(layer, end, range_max)))
+        runs = await trio.to_thread.run_sync(
+            lambda: list(self._missing_runs(layer, end, range_max)), limiter=self._sweeps
+        )
         whole = True
         for run in runs:
             if layer.released:

@@ -80,6 +80,9 @@ class Housekeeping:
                     synced = trio.current_time()
             except (SnapshotterError, OSError) as error:
                 log.warning("looking after the cache failed: %s", error)
+            except Exception:
+                # A task of the node's nursery: a fault here must not end every mount.
+                log.exception("looking after the cache failed")
 
     async def evict(self) -> None:
         """Bring the cache below its low-water mark if it is over its bounds."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from snapshotter.errors import ConfigError, FormatError, NotFound, NotLazy, StoreError
+from snapshotter.errors import ConfigError, FormatError, NotFound, SnapshotterError, StoreError
 from snapshotter.format.index import INDEX_REVISION, Index
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.flights import Flights
@@ -90,9 +90,13 @@ class Shelf:
         for record in records:
             try:
                 await self._restore(record)
-            except (NotLazy, FormatError, StoreError, OSError) as error:
+            except (SnapshotterError, OSError) as error:
                 self._broken[record.number] = str(error)
                 log.error("layer %s cannot be brought back: %s", record.layer_digest, error)  # noqa: TRY400 (expected)
+            except Exception as error:
+                # Whatever lies on the disk: one layer must not keep the daemon from starting.
+                self._broken[record.number] = f"internal error {error!r}"
+                log.exception("layer %s cannot be brought back", record.layer_digest)
 
     async def _restore(self, record: LayerRecord) -> None:
         path = self.index_path(record)

@@ -27,7 +27,11 @@ class TocPool:
 
     async def serve(self) -> None:
         """Keep a worker ready for the first pull; until cancelled, which ends the idle workers."""
-        self._idle.append(await self._start())
+        try:
+            self._idle.append(await self._start())
+        except OSError as error:
+            # A task of the node's nursery: out of processes or memory, the first pull tries again.
+            log.warning("cannot start a worker for TOCs: %s", error)
         try:
             await trio.sleep_forever()
         except trio.Cancelled:
@@ -38,7 +42,7 @@ class TocPool:
     async def run(self, job: Job) -> Done:
         """Have a job done. Raises NotLazy with the worker's reason."""
         async with self._slots:
-            worker = self._idle.pop() if self._idle else await self._start()
+            worker = self._living() or await self._start()
             line = b""
             try:
                 with trio.move_on_after(self._timeout_s):
@@ -60,6 +64,15 @@ class TocPool:
         if done.reason:
             raise NotLazy(Reason(done.reason), done.message)
         return done
+
+    def _living(self) -> trio.Process | None:
+        """An idle worker; one that died meanwhile (out of memory?) would fail a pull that is good."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.poll() is None:
+                return worker
+            self._stop(worker)
+        return None
 
     async def _start(self) -> trio.Process:
         return await trio.lowlevel.open_process(

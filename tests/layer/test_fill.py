@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from snapshotter.config import Config, FetchConfig
-from snapshotter.errors import RegistryUnreachable
+from snapshotter.errors import RegistryUnreachable, StoreFull
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.priority import Priority
 from tests.doubles.layers import BuiltLayer, dir, file, layer
@@ -170,5 +170,54 @@ def test_eviction_keeps_the_store_below_its_quota_and_reads_right(tmp_path: Path
                     assert await it.read(one, path) == data
                     await it.room.housekeeping.evict()
                     assert it.store.usage().used <= 200_000
+
+    run(main)
+
+
+def test_a_full_disk_while_progress_is_noted_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = a_layer(prefetch=["a/05"])
+    config = replace(BACKGROUND, fetch=replace(BACKGROUND.fetch, prefetch=True))
+
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry(), config) as it:
+
+            def full(*_: object, **__: object) -> None:
+                raise StoreFull("the file system is full")
+
+            it.room.fill.retry_pauses_s = (0.01,)
+            monkeypatch.setattr(it.state, "set_progress", full)
+            (one,) = await it.pull(built)
+            await settled(it)
+            assert await it.read(one, "a/01") == built.files["a/01"]
+
+    run(main)
+
+
+def test_a_landmark_is_capped_by_the_admin_too(tmp_path: Path) -> None:
+    config = replace(PREFETCH, fetch=replace(PREFETCH.fetch, prefetch_max=10_000))
+
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry(), config) as it:
+            (one,) = await it.pull(a_layer(prefetch=["big"]))
+            assert one.index.prefetch_end is not None
+            assert one.index.prefetch_end > 10_000
+            assert it.room.fill.prefetch_end(one) == 10_000
+
+    run(main)
+
+
+def test_a_layer_that_two_images_name_is_prefetched_once(tmp_path: Path) -> None:
+    registry, built = MemoryRegistry(), a_layer(prefetch=["big"])
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, PREFETCH) as it:
+            (one,) = await it.pull(built)
+            registry.hold = trio.Event()
+            (same,) = await it.pull(built, tag="2")
+            assert same is one
+            registry.hold.set()
+            registry.hold = None
+            await settled(it)
+            assert it.room.counters.requests[Priority.PREFETCH] == 1
 
     run(main)

@@ -1,14 +1,19 @@
 """From labels to attached layers: what is trusted, what is refused, and how often the registry is asked."""
 
+import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from snapshotter.config import Config
 from snapshotter.errors import NotLazy, Reason, RegistryDenied, RegistryUnreachable
 from snapshotter.format.footer import Flavor
+from snapshotter.format.index import INDEX_REVISION, Index
+from snapshotter.layer.toc_pool import TocPool
 from tests.doubles.layers import BuiltLayer, dir, file, layer
 from tests.doubles.memory_registry import MemoryRegistry, digest_of
 from tests.layer.world import QUIET, World, request, run, world
@@ -287,5 +292,58 @@ def test_a_layer_that_cannot_be_brought_back_is_said_and_ends_nothing(tmp_path: 
             (again,) = await it.pull(built[0], tag="2")
             assert await it.read(again, "d/0") == built[0].files["d/0"]
             assert it.room.shelf.broken() == {}
+
+    run(main)
+
+
+def test_an_unexpected_fault_in_one_layer_does_not_keep_the_daemon_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, built = MemoryRegistry(), layers(2)
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry) as it:
+            bad, _ = await it.pull(*built)
+        real = Index.open
+
+        def opened(path: Path, **more: bool) -> Index:
+            if str(path).endswith(bad.record.toc_digest[7:] + f"-{bad.record.layer_digest[7:23]}.{INDEX_REVISION}.idx"):
+                raise ValueError("a fault of the program")
+            return real(path, **more)
+
+        monkeypatch.setattr(Index, "open", opened)
+        async with world(tmp_path / "root", registry) as it:
+            assert len(it.room.shelf.all()) == 1
+            assert list(it.room.shelf.broken()) == [bad.number]
+
+    run(main)
+
+
+def test_a_worker_that_died_idle_fails_no_pull(tmp_path: Path) -> None:
+    registry, built = MemoryRegistry(), layers(2)
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry) as it:
+            await it.pull(built[0])
+            for worker in it.room.pool._idle:
+                worker.kill()
+                await worker.wait()
+            (one,) = await it.pull(built[1], tag="2")
+            assert await it.read(one, "d/1") == built[1].files["d/1"]
+
+    run(main)
+
+
+def test_no_worker_at_start_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def none(_: TocPool) -> trio.Process:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    async def main() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(TocPool, "_start", none)
+            async with world(tmp_path / "root", MemoryRegistry()) as it:
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                patched.undo()
+                await it.pull(*layers(1))
 
     run(main)

@@ -27,15 +27,12 @@ def bind(source: str, *, writable: bool) -> Mount:
 
 
 def overlay(lowerdirs: Sequence[str], *, upper: Path | None, work: Path | None, index_off: bool) -> Mount:
-    """An overlay of `lowerdirs`, topmost first; without upper and work directory it is read-only.
+    """An overlay of `lowerdirs`, topmost first; without upper and work directory it is read-only, and of two at least.
 
     `index_off` must be true where the kernel has the option: with an index a lower directory may belong to one
     overlay only, and layers are shared by containers.
     """
     options = ["index=off"] if index_off else []
-    if upper is None and len(lowerdirs) == 1:
-        # The kernel wants two layers at least. Equal layers of a chain are named once, so one can be left.
-        return bind(lowerdirs[0], writable=False)
     if upper is not None:
         options += [f"workdir={work}", f"upperdir={upper}"]
     options.append("lowerdir=" + ":".join(lowerdirs))

@@ -255,7 +255,8 @@ class Snapshots:
         active = kind is Kind.ACTIVE
         if not chain:
             return (bind(str(self._directories.fs(snapshot_id)), writable=active),)
-        if not active and len(chain) == 1:
+        # Equal layers of a chain are named once, so one can be left of many: an overlay wants two.
+        if not active and (len(chain) == 1 or len(lowerdirs) == 1):
             return (self._view_of_one(chain[0]),)
         upper = self._directories.fs(snapshot_id) if active else None
         work = self._directories.work(snapshot_id) if active else None

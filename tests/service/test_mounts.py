@@ -20,11 +20,6 @@ def test_an_empty_path_stands_before_data_only_layers() -> None:
     assert mount.options == ("index=off", "lowerdir=/l/1::/data")
 
 
-def test_a_view_whose_layers_are_one_is_a_bind() -> None:
-    mount = overlay(["/l/1"], upper=None, work=None, index_off=True)
-    assert (mount.type, mount.source, mount.options) == ("bind", "/l/1", ("ro", "rbind"))
-
-
 def test_the_option_is_looked_for_in_the_kernel(tmp_path: Path) -> None:
     assert not kernel_has_index(tmp_path)
     (tmp_path / "index").touch()

@@ -159,21 +159,21 @@ class RemotePrepare:
         if present and all(self._known_to_be(layer, target) for target in present):
             outcome = Outcome.PRESENT
         else:
-            with self._guard.wanted(layer.layer_digest):
+            # Waiting for a removal to end takes a thread just as waiting for the network does.
+            with self._may_wait(), self._guard.wanted(layer.layer_digest):
                 attached, record = self._attach(layer)
                 outcome = self._name(request, attached, record, parent_id, layer.reference)
         self._pulls.note(layer, LayerOutcome(layer.layer_digest, outcome))
 
     def _attach(self, layer: LayerRequest) -> tuple[AttachedLayer, LayerRecord]:
-        with self._may_wait():
-            try:
-                attached = self._lazy.attach(layer)
-                return attached, self._state.layer(attached.number)
-            except NotLazy:
-                raise
-            except (SnapshotterError, OSError) as error:
-                reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
-                raise NotLazy(reason, str(error) or type(error).__name__) from error
+        try:
+            attached = self._lazy.attach(layer)
+            return attached, self._state.layer(attached.number)
+        except NotLazy:
+            raise
+        except (SnapshotterError, OSError) as error:
+            reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+            raise NotLazy(reason, str(error) or type(error).__name__) from error
 
     @contextmanager
     def _may_wait(self) -> Iterator[None]:
@@ -244,7 +244,11 @@ class RemotePrepare:
         """
         if target.layer_number is None:
             return True
-        record = self._state.layer(target.layer_number)
+        try:
+            record = self._state.layer(target.layer_number)
+            self._lazy.describe(target.layer_number)
+        except (NotFound, StoreError):
+            return False  # removed meanwhile, or not brought back at the start: attaching it brings it back
         if (record.layer_digest, record.toc_digest) != (layer.layer_digest, layer.toc_digest):
             return False
         return any(

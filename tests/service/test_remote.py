@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -18,10 +19,14 @@ from snapshotter.errors import (
     RegistryDenied,
     RegistryError,
     RegistryUnreachable,
+    StoreError,
     StoreFull,
 )
+from snapshotter.request import AttachedLayer, LayerRequest
 from snapshotter.service.labels import REMOTE, SNAPSHOT_REF
+from snapshotter.service.remote import RemoteRequest
 from snapshotter.store.state import Outcome
+from snapshotter.store.state_snapshots import SnapshotRecord
 from tests.doubles.lazy_layers import Offer
 from tests.service.node import Node, mounted
 from tests.service.remote_labels import (
@@ -74,6 +79,15 @@ def test_containers_run_on_lazy_layers(node: Node) -> None:
     # By what is known of the layer, not by a look through its mount.
     node.client.prepare("on one", one)
     assert node.directories.owner(5) == (11, 22)
+
+
+def test_a_view_over_equal_layers_is_mounted_as_the_plane_mounts_one(node: Node) -> None:
+    """A bind of the lower directory would inherit `nosuid` and `nodev` from the FUSE mount."""
+    node.offers[L1] = Offer(T1)
+    twice = prepare_remote(node, "c2", L1, prepare_remote(node, "c1", L1))
+    [view] = node.client.view("view", twice)
+    assert view.source == f"{node.top}/layers/1"
+    assert node.client.mounts("view") == [view]
 
 
 def test_an_ordinary_layer_may_lie_on_a_lazy_one_and_under_one(node: Node) -> None:
@@ -190,6 +204,42 @@ def test_a_known_layer_is_adopted_by_another_namespace_without_network(node: Nod
     assert last_pull(node) == (REFERENCE, L1, Outcome.PRESENT, None)
 
 
+def test_a_layer_that_was_not_brought_back_is_fetched_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adopting it as it is would end a pull well whose containers cannot start."""
+    node.offers[L1] = Offer(T1)
+    labels = labels_of("c1", L1, toc=T1)
+    name = adopted(node, labels)
+    healthy, attach = node.lazy.describe, node.lazy.attach
+
+    def broken(number: int) -> AttachedLayer:
+        raise StoreError(f"layer {number}: its index is damaged")
+
+    def repair(request: LayerRequest) -> AttachedLayer:
+        monkeypatch.setattr(type(node.lazy), "describe", lambda _, number: healthy(number))
+        return attach(request)
+
+    monkeypatch.setattr(type(node.lazy), "describe", lambda _, number: broken(number))
+    monkeypatch.setattr(type(node.lazy), "attach", lambda _, request: repair(request))
+    assert adopted(node, labels, namespace="k8s.io") == name
+    assert len(node.lazy.attached) == 2
+
+
+def test_a_target_that_was_just_removed_is_made_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.offers[L1] = Offer(T1)
+    labels = labels_of("c1", L1, toc=T1)
+    name = adopted(node, labels)
+    find_targets = node.remote._targets
+
+    def removed_meanwhile(request: RemoteRequest, parent_id: int | None) -> list[SnapshotRecord]:
+        found = find_targets(request, parent_id)
+        node.client.remove(name)
+        node.client.cleanup()
+        return found
+
+    monkeypatch.setattr(node.remote, "_targets", removed_meanwhile)
+    assert adopted(node, labels) != name
+
+
 def test_another_image_must_prove_that_it_has_the_layer(node: Node) -> None:
     node.offers[L1] = Offer(T1)
     name = adopted(node, labels_of("c1", L1, toc=T1))
@@ -241,6 +291,22 @@ def test_pulls_that_wait_leave_threads_for_the_rest(node: Node) -> None:
         for call in waiting:
             call.result(30)
     prepare_remote(node, "c5", L1)
+
+
+def test_pulls_that_wait_for_a_removal_are_counted_too(node: Node) -> None:
+    node.offers[L1] = Offer(T1)
+    with ThreadPoolExecutor(4) as pool:
+        with node.guard.leaving(L1):
+            waiting = [pool.submit(adopted, node, labels_of(f"c{n}", L1), "", "default") for n in range(4)]
+            for attempt in range(600):
+                assert ask(node, labels_of(f"d{attempt}", L2))[0].type == "bind"
+                if last_pull(node)[3] is Reason.BUSY:
+                    break
+                time.sleep(0.05)
+            else:
+                pytest.fail("four calls wait and none is counted")
+        for call in waiting:
+            call.result(30)
 
 
 def test_an_answer_is_wanted_in_half_of_what_the_call_has_left(node: Node) -> None:

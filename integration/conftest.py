@@ -11,7 +11,7 @@ from integration.harness.daemon import Table
 from integration.harness.node import PAUSE, WHOLE, Node, node, running_registry
 from integration.harness.registry import Registry
 from integration.harness.scratch import termination_unwinds
-from integration.images.convert import convert, convert_elsewhere
+from integration.images.convert import convert, convert_elsewhere, push_with_skopeo
 from integration.images.sample import pause_image, sample_image, small_image
 from integration.images.torture import torture_image
 
@@ -30,13 +30,14 @@ def termination() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def registry(termination: None) -> Iterator[Registry]:
-    """A registry with the ordinary images: pause:1, and as :plain sample, small, torture and torture-next."""
+    """A registry with the ordinary images: pause:1, and as :plain sample, small and three kinds of torture."""
     with running_registry() as registry, registry.client() as client:
         pause_image(BUILD / "pause").push(client, PAUSE)
         sample_image(BUILD / "sample").push(client, "sample:plain")
         small_image(BUILD / "small").push(client, "small:plain")
         torture_image(BUILD / "torture").push(client, "torture:plain")
         torture_image(BUILD / "torture-next", b"one new file\n").push(client, "torture-next:plain")
+        torture_image(BUILD / "torture-readable", readable=True).push(client, "torture-readable:plain")
         yield registry
 
 
@@ -68,11 +69,14 @@ def whole_node(registry: Registry) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="session")
-def images_of_another_tool(registry: Registry, whole_node: Node) -> None:
-    """torture:other and torture:other-zstd, made by ctr-remote."""
+def images_of_other_tools(registry: Registry, whole_node: Node) -> None:
+    """torture:other and torture-readable:other and :other-zstd by ctr-remote, by-skopeo:torture-readable by skopeo."""
     ctr_remote = whole_node.ctr(program="ctr-remote")
     convert_elsewhere(ctr_remote, registry.host, "torture:plain", "torture:other")
-    convert_elsewhere(ctr_remote, registry.host, "torture:plain", "torture:other-zstd", "--zstdchunked")
+    readable = "torture-readable"
+    convert_elsewhere(ctr_remote, registry.host, f"{readable}:plain", f"{readable}:other")
+    convert_elsewhere(ctr_remote, registry.host, f"{readable}:plain", f"{readable}:other-zstd", "--zstdchunked")
+    push_with_skopeo(torture_image(BUILD / readable, readable=True), registry.host, f"by-skopeo:{readable}")
 
 
 @pytest.fixture

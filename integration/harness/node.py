@@ -148,6 +148,10 @@ class Node:
         """Keys of the snapshots in the pods' snapshotter."""
         return self.ctr(namespace).snapshots(self.snapshotter)
 
+    def layer_states(self, name: str) -> list[str]:
+        """State of each layer of a pulled image, as our daemon shows it."""
+        return [row["state"] for row in self.daemon.json("layers") if row["image"].endswith(f"/{name}")]
+
     def mounts(self) -> list[MountPoint]:
         """Every mount of this node."""
         return mounts_of(self.place.folder)

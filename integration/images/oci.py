@@ -88,7 +88,26 @@ class Image:
         repository, _, tag = name.partition(":")
         for layer in self.layers:
             client.push_blob(repository, layer.digest, self.folder / layer.digest.removeprefix("sha256:"))
-        manifest = {
+        client.push_image(
+            repository, tag, self._manifest(), config_of(self.run, [layer.diff_id for layer in self.layers])
+        )
+
+    def write(self, target: Path) -> None:
+        """Lay it into a folder of the form that skopeo calls `dir:`."""
+        target.mkdir()
+        config = json.dumps(config_of(self.run, [layer.diff_id for layer in self.layers])).encode()
+        digest = hashlib.sha256(config).hexdigest()
+        (target / digest).write_bytes(config)
+        for layer in self.layers:
+            os.link(self.folder / layer.digest.removeprefix("sha256:"), target / layer.digest.removeprefix("sha256:"))
+        manifest = self._manifest() | {
+            "config": {"mediaType": CONFIG, "digest": f"sha256:{digest}", "size": len(config)}
+        }
+        (target / "manifest.json").write_text(json.dumps(manifest))
+        (target / "version").write_text("Directory Transport Version: 1.1\n")
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": {"mediaType": CONFIG},
@@ -96,16 +115,17 @@ class Image:
                 {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size} for layer in self.layers
             ],
         }
-        client.push_image(repository, tag, manifest, self._config())
 
-    def _config(self) -> dict[str, Any]:
-        return {
-            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine),
-            "os": "linux",
-            "config": dict(self.run),
-            "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in self.layers]},
-            "history": [{"created_by": "integration", "empty_layer": False} for _ in self.layers],
-        }
+
+def config_of(run: Mapping[str, Any], diff_ids: Sequence[str]) -> dict[str, Any]:
+    """An image's configuration for this machine."""
+    return {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine),
+        "os": "linux",
+        "config": dict(run),
+        "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
+        "history": [{"created_by": "integration", "empty_layer": False} for _ in diff_ids],
+    }
 
 
 def packed(folder: Path, recipe: str, layers: Sequence[Write], run: Mapping[str, Any]) -> Image:

@@ -25,29 +25,34 @@ CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 BINARY = bytes(range(1, 256))
 
 
-def torture_image(folder: Path, news: bytes = b"") -> Image:
+def torture_image(folder: Path, news: bytes = b"", *, readable: bool = False) -> Image:
     """Three layers; the upper ones remove, hide and replace what the lowest has.
 
-    With `news` it is the next version of the image: no blob is the same, but only one file is new.
+    With `news` it is the next version of the image: no blob is the same, but only one file is new. A `readable` one has
+    no name that is not UTF-8: tools that write JSON with Go's encoder lose the bytes of such a name.
     """
 
     def lowest(tar: tarfile.TarFile) -> None:
-        layer = _Layer(tar)
+        layer = _Layer(tar, readable=readable)
         # containerd makes the root itself and ignores a layer's entry for it.
         layer.folder(b"./", 0o711)
         if news:
             layer.file(b"news", news)
         _lowest(layer)
 
-    recipe = Path(__file__).read_text() + news.hex()
-    return packed(folder, recipe, (lowest, _middle, _top), {"Cmd": ["/none"]})
+    def middle(tar: tarfile.TarFile) -> None:
+        _middle(_Layer(tar, readable=readable))
+
+    recipe = f"{Path(__file__).read_text()} {news.hex()} {readable}"
+    return packed(folder, recipe, (lowest, middle, _top), {"Cmd": ["/none"]})
 
 
 class _Layer:
     """Short words for tar entries."""
 
-    def __init__(self, tar: tarfile.TarFile) -> None:
+    def __init__(self, tar: tarfile.TarFile, *, readable: bool = False) -> None:
         self._tar = tar
+        self._readable = readable
 
     def add(
         self,
@@ -62,6 +67,8 @@ class _Layer:
         device: tuple[int, int] = (0, 0),
         xattrs: dict[str, bytes] | None = None,
     ) -> None:
+        if self._readable and NOT_UTF8 in name:
+            return
         info = tarfile.TarInfo(_text(name))
         info.type, info.mode, info.mtime, info.size = kind, mode, mtime, len(data)
         info.uid, info.gid = owner
@@ -179,8 +186,7 @@ def _contents(layer: _Layer) -> None:
     layer.file(b"contents/twice-2", b"the same bytes\n" * 1000, 0o600)
 
 
-def _middle(tar: tarfile.TarFile) -> None:
-    layer = _Layer(tar)
+def _middle(layer: _Layer) -> None:
     layer.folder(b"change")
     layer.whiteout(b"change", b"removed")
     layer.whiteout(b"change", b"removed-folder")

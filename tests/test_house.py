@@ -43,6 +43,9 @@ DOORS = (
     PACKAGE / "layer" / "flights.py",
     PACKAGE / "layer" / "images.py",
     PACKAGE / "layer" / "manifests.py",
+    # A task of the node's nursery as those above are; and a layer that must not keep the daemon from starting.
+    PACKAGE / "layer" / "housekeeping.py",
+    PACKAGE / "layer" / "shelf.py",
 )
 # Never leaves its room: it says "try again" to the loop that catches it.
 SIGNALS = {"Transient"}

@@ -1,15 +1,16 @@
 """Carries a run of members from a registry into the store: one ranged request, one sink, one priority."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 
 import trio
 
-from snapshotter.errors import BlobMissing, RangeUnsupported, RegistryDenied, RegistryUnreachable
+from snapshotter.errors import BlobMissing, RegistryError, RegistryUnreachable
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.origin import Origin
-from snapshotter.layer.priority import Bandwidth, Gates, Priority, Transfer
+from snapshotter.layer.priority import Bandwidth, Gates, HostGate, Priority, Transfer
 from snapshotter.layer.sink import Landed, RangeSink
+from snapshotter.registry.blob import Blob
 from snapshotter.store.objects import ObjectStore
 
 LINE_BYTES_PER_S = 25_000_000
@@ -72,41 +73,68 @@ class Courier:
 
         Raises:
             RegistryError: the bytes cannot be had from any source of the layer; those landed before are kept.
+            NotFound: the layer was removed meanwhile.
         """
         start, first_end = origin.index.member(members[0])[1:3]
         length = origin.index.member(members[-1]).blob_end - start
         sink = RangeSink(origin.index, self._store, origin.domain, members, to_memory=to_memory)
         position = start
+
+        async def stream(blob: Blob) -> None:
+            nonlocal position
+            gate = self.gates[blob.host]
+            async with gate.slot(transfer):
+                self._counters.requests[transfer.priority] += 1
+                asked: float | None = trio.current_time()
+                async with blob.open_range(position, start + length - position) as body:
+                    async for piece in body:
+                        self._answered(blob.host, asked)
+                        asked = None
+                        for part in _wanted_first(piece, first_end - position, transfer):
+                            position += len(part)
+                            if arriving is not None:
+                                arriving(position)
+                            await self._take(origin, gate, sink, part, transfer, landed)
+
         try:
-            for attempt in range(origin.source_count):
-                host = origin.blob.host
-                try:
-                    async with self.gates[host].slot(transfer):
-                        self._counters.requests[transfer.priority] += 1
-                        asked: float | None = trio.current_time()
-                        async with origin.blob.open_range(position, start + length - position) as body:
-                            async for piece in body:
-                                self._answered(host, asked)
-                                asked = None
-                                for part in _wanted_first(piece, first_end - position, transfer):
-                                    position += len(part)
-                                    if arriving is not None:
-                                        arriving(position)
-                                    await self._take(origin, sink, part, transfer, landed)
-                    self._counters.hosts[host] = ""
-                    return
-                except RegistryUnreachable as error:
-                    self._counters.hosts[host] = str(error)
-                    raise
-                except (BlobMissing, RegistryDenied, RangeUnsupported):
-                    if attempt + 1 == origin.source_count:
-                        raise
-                    origin.next_source()
+            with origin.carriage():
+                await self._from_sources(origin, stream)
         finally:
             sink.abort()
 
+    async def _from_sources(self, origin: Origin, stream: Callable[[Blob], Awaitable[None]]) -> None:
+        """Go on with one source after the other until the stream is through; a host that is away is asked once.
+
+        Raises RegistryError: RegistryUnreachable if asking again may help.
+        """
+        away: dict[str, RegistryUnreachable] = {}
+        failure: RegistryError = BlobMissing(
+            f"layer {origin.layer_digest}: no usable reference is known; pull its image again"
+        )
+        for blob in origin.sources():
+            if blob.host in away:
+                continue
+            try:
+                await stream(blob)
+            except RegistryError as error:
+                failure = error
+                origin.avoid(blob)
+                if isinstance(error, RegistryUnreachable):
+                    away[blob.host] = error
+                    self._counters.hosts[blob.host] = str(error)
+            else:
+                self._counters.hosts[blob.host] = ""
+                return
+        raise next(iter(away.values()), failure)
+
     async def _take(
-        self, origin: Origin, sink: RangeSink, piece: bytes, transfer: Transfer, landed: Callable[[Landed], None]
+        self,
+        origin: Origin,
+        gate: HostGate,
+        sink: RangeSink,
+        piece: bytes,
+        transfer: Transfer,
+        landed: Callable[[Landed], None],
     ) -> None:
         self._counters.fetched[transfer.priority] += len(piece)
         if len(piece) <= INLINE_MAX:
@@ -119,8 +147,8 @@ class Courier:
             finish = partial(self._store.finish, origin.domain, identity)
             await trio.to_thread.run_sync(finish, limiter=self._threads[transfer.priority])
         if transfer.priority is Priority.BACKGROUND:
-            await self._bandwidth.spend(len(piece))
-        await self.gates[origin.blob.host].calm(transfer)
+            await gate.rest(transfer, self._bandwidth.spend(len(piece)))
+        await gate.calm(transfer)
 
 
 def _wanted_first(piece: bytes, first: int, transfer: Transfer) -> Iterator[bytes]:

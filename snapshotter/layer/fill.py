@@ -198,16 +198,15 @@ class Fill:
             if one.error is not None:
                 failed.append(one.error)
                 self._counters.verification_failures += isinstance(one.error, FormatError)
-            transfer.urgent = False
             if one.member in mine:
                 mine.discard(one.member)
-                self._flights.land(layer.origin, one.member, one.error)
+                self._flights.land(layer.origin, one.member, transfer, one.error)
 
         try:
             await self._courier.carry(layer.origin, run, transfer, landed, arriving=arriving)
         finally:
             for member in mine:
-                self._flights.land(layer.origin, member, StoreError("the stream that brought this ended"))
+                self._flights.land(layer.origin, member, transfer, StoreError("the stream that brought this ended"))
         for error in failed:
             log.warning("layer %s: %s", layer.record.layer_digest, error)
             if isinstance(error, StoreError):

@@ -35,9 +35,13 @@ class Flight:
 
     async def wait(self, priority: Priority) -> None:
         """Return when the member has landed. Raises what it ended with."""
-        if priority is Priority.DEMAND and not self.transfer.urgent:
+        if priority is Priority.DEMAND:
             self.gate.hurry(self.transfer)
-        await self.landed.wait()
+        try:
+            await self.landed.wait()
+        finally:
+            if priority is Priority.DEMAND:
+                self.gate.relax(self.transfer)
         if self.error is not None:
             raise self.error.with_traceback(None)
 
@@ -58,7 +62,7 @@ class Flights:
 
     def window(self, origin: Origin) -> int:
         """Bytes of blob that one demand read of this layer asks for."""
-        return self._courier.window(origin.blob.host, self._demand_window)
+        return self._courier.window(origin.host, self._demand_window)
 
     def find(self, origin: Origin, member: int) -> Flight | None:
         """The flight that brings a member at this moment, if there is one."""
@@ -66,7 +70,7 @@ class Flights:
 
     def announce(self, origin: Origin, member: int, transfer: Transfer) -> Flight:
         """Note that `transfer` brings a member, so that readers can join it."""
-        flight = Flight(transfer, self._courier.gates[origin.blob.host])
+        flight = Flight(transfer, self._courier.gates[origin.host])
         self._flying[origin.number, member] = flight
         return flight
 
@@ -74,15 +78,21 @@ class Flights:
         self,
         origin: Origin,
         member: int,
+        transfer: Transfer,
         error: SnapshotterError | None,
         memory: dict[ChunkKey, bytes] | None = None,
     ) -> None:
-        """A member has arrived or failed: wake those who wait for it."""
-        flight = self._flying.pop((origin.number, member), None)
-        if flight is not None:
+        """A member that `transfer` brings has arrived or failed: wake those who wait for it."""
+        if self._brings(origin, member, transfer):
+            flight = self._flying.pop((origin.number, member))
             flight.error = error
             flight.memory = memory or {}
             flight.landed.set()
+
+    def _brings(self, origin: Origin, member: int, transfer: Transfer) -> bool:
+        """Whether a member is still on its way by `transfer`; another may fly since it landed."""
+        flight = self.find(origin, member)
+        return flight is not None and flight.transfer is transfer
 
     def start(self, origin: Origin, members: Sequence[int], priority: Priority) -> list[Flight]:
         """Start one fetch for a run of neighbouring members, none of which is flying; returns a flight for each."""
@@ -103,9 +113,7 @@ class Flights:
             error = SnapshotterError(f"internal error while fetching: {failure!r}")
         finally:
             for member in members:
-                flight = self.find(origin, member)
-                if flight is not None and flight.transfer is transfer:
-                    self.land(origin, member, error)
+                self.land(origin, member, transfer, error)
 
     async def _bring(self, origin: Origin, members: list[int], transfer: Transfer) -> None:
         """Fetch until every member has landed. Raises RegistryError when the policy gives up."""
@@ -122,7 +130,7 @@ class Flights:
                 else:
                     await self._attempt(origin, left, transfer, failures, to_memory=False)
             except RegistryUnreachable:
-                left = [member for member in left if self.find(origin, member) is not None]
+                left = [member for member in left if self._brings(origin, member, transfer)]
                 if transfer.priority is not Priority.DEMAND or not await pauses.another():
                     raise
                 continue
@@ -134,8 +142,9 @@ class Flights:
                     fetched_twice.add(member)
                     left.append(member)
                     log.warning("layer %s: %s; fetching it once more", origin.layer_digest, failure)
+                    origin.distrust()
                 else:
-                    self.land(origin, member, failure)
+                    self.land(origin, member, transfer, failure)
             to_memory = to_memory or any(isinstance(failure, StoreError) for failure in failures.values())
 
     async def _attempt(
@@ -150,7 +159,7 @@ class Flights:
         def landed(one: Landed) -> None:
             if one.error is None:
                 self._counters.served_from_memory += bool(one.memory)
-                self.land(origin, one.member, None, one.memory)
+                self.land(origin, one.member, transfer, None, one.memory)
                 return
             failures[one.member] = one.error
             if isinstance(one.error, FormatError):

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from snapshotter.errors import FormatError, RegistryError, SnapshotterError, StoreError
+from snapshotter.errors import FormatError, RegistryError, RegistryUnreachable, SnapshotterError, StoreError
 from snapshotter.format.index import Chunk, FileIdentity, Index
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.flights import Flight, Flights
@@ -92,9 +92,16 @@ class Layer:
     async def _read_elsewhere(self, node: int, offset: int, size: int, error: SnapshotterError) -> bytes | bytearray:
         """The same content from another layer that names it. Raises `error` if none can."""
         file_size = self.index.attributes(node).size
+        # The wait that `on_outage` allows was spent on this host: its other layers would spend it again, one by one.
+        away = {self.origin.host} if isinstance(error, RegistryUnreachable) else set()
         for layer, other in self._siblings.naming(self, self.index.digest(node), file_size):
+            host = layer.origin.host
+            if host in away:
+                continue
             try:
                 return await layer.read_chunks(other, offset, size)
+            except RegistryUnreachable:
+                away.add(host)
             except SnapshotterError:
                 continue
         self._counters.read_errors += 1

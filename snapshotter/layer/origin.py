@@ -1,7 +1,11 @@
 """Where a layer's bytes come from: its index, and its blob under each reference that names it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import trio
+
+from snapshotter.errors import NotFound
 from snapshotter.format.index import Index
 from snapshotter.registry.blob import Blob
 
@@ -17,25 +21,64 @@ class Origin:
         self.layer_digest = layer_digest
         self.domain = domain
         self.index = index
-        self._sources = list(sources)
-        self._source = 0
+        self._sources: list[Blob] = []
+        self.add_sources(sources)
+        self._closed = False
+        self._carriages: set[trio.CancelScope] = set()
+        self._idle = trio.Event()
 
     @property
-    def blob(self) -> Blob:
-        """The blob at the source in use."""
-        return self._sources[self._source]
+    def host(self) -> str:
+        """The registry host that is asked next; empty if no reference is known."""
+        return self._sources[0].host if self._sources else ""
 
-    @property
-    def source_count(self) -> int:
-        """How many references name this layer."""
-        return len(self._sources)
+    def sources(self) -> tuple[Blob, ...]:
+        """The blob under each reference, in the order in which they are tried."""
+        return tuple(self._sources)
 
-    def next_source(self) -> None:
-        """Go on with the next reference that names this layer."""
-        self._source = (self._source + 1) % len(self._sources)
+    def avoid(self, blob: Blob) -> None:
+        """Try this source last from now on, unless another reader has gone on to the next already."""
+        if self._sources and self._sources[0] is blob:
+            self._sources.append(self._sources.pop(0))
+
+    def distrust(self) -> None:
+        """Bytes were not what they should be: another source is tried, and no remembered redirect is followed."""
+        if self._sources:
+            self._sources[0].forget_redirects()
+            self.avoid(self._sources[0])
 
     def add_sources(self, blobs: Sequence[Blob]) -> None:
-        """Other references name this layer; they are tried first from now on, since their credentials are the newest."""
-        self._sources[:0] = blobs
+        """Other references name this layer; they are tried first from now on, since their credentials are the newest.
+
+        Tags of one repository are one source.
+        """
+        # One that is known stays: it remembers where its registry redirects to.
+        known = {blob.name: blob for blob in self._sources}
+        newest = {blob.name: known.get(blob.name, blob) for blob in blobs}
+        self._sources = list((newest | {name: blob for name, blob in known.items() if name not in newest}).values())
         del self._sources[SOURCES_KEPT:]
-        self._source = 0
+
+    @contextmanager
+    def carriage(self) -> Iterator[None]:
+        """Around all that stores bytes of this layer. Raises NotFound if the layer is removed meanwhile."""
+        with trio.CancelScope() as scope:
+            self._carriages.add(scope)
+            if self._closed:
+                scope.cancel()
+            try:
+                yield
+            finally:
+                self._carriages.discard(scope)
+                if not self._carriages:
+                    self._idle.set()
+                    self._idle = trio.Event()
+        if scope.cancelled_caught:
+            raise NotFound(f"layer {self.layer_digest} was removed from this node")
+
+    async def close(self) -> None:
+        """The layer is removed: end all that stores bytes of it; nothing is stored once this returns."""
+        self._closed = True
+        for scope in self._carriages:
+            scope.cancel()
+        while self._carriages:
+            await self._idle.wait()

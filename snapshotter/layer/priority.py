@@ -26,13 +26,20 @@ LONGEST_PAUSE_S = 1.0
 
 
 class Transfer:
-    """One stream from one host; `urgent` is set when a reader begins to wait for a bulk stream's bytes."""
+    """One stream from one host; `readers` wait for what it brings at this moment."""
 
-    __slots__ = ("priority", "urgent")
+    __slots__ = ("priority", "queued", "readers")
 
     def __init__(self, priority: Priority) -> None:
         self.priority = priority
-        self.urgent = priority is Priority.DEMAND
+        self.readers = 0
+        self.queued: trio.CancelScope | None = None
+        """Around its wait for a bulk slot."""
+
+    @property
+    def urgent(self) -> bool:
+        """Whether somebody waits for its bytes."""
+        return self.priority is Priority.DEMAND or self.readers > 0
 
 
 class HostGate:
@@ -54,19 +61,50 @@ class HostGate:
         demand = transfer.priority is Priority.DEMAND
         if demand:
             self._demand_waiting += 1
+        slots: trio.CapacityLimiter | None = None
         try:
-            async with self._slots[transfer.priority]:
-                yield
+            slots = await self._acquired(transfer)
+            yield
         finally:
+            if slots is not None:
+                slots.release_on_behalf_of(transfer)
             if demand:
                 self._demand_waiting -= 1
                 if not self._demand_waiting:
                     self._lot.unpark_all()
 
+    async def _acquired(self, transfer: Transfer) -> trio.CapacityLimiter:
+        """The slots of which `transfer` has one now. One that becomes urgent in the queue goes over to demand's."""
+        if not transfer.urgent:
+            slots = self._slots[transfer.priority]
+            with trio.CancelScope() as queued:
+                transfer.queued = queued
+                try:
+                    await slots.acquire_on_behalf_of(transfer)
+                    return slots
+                finally:
+                    transfer.queued = None
+        slots = self._slots[Priority.DEMAND]
+        await slots.acquire_on_behalf_of(transfer)
+        return slots
+
     def hurry(self, transfer: Transfer) -> None:
-        """A reader waits for this transfer: it is not paused any more."""
-        transfer.urgent = True
+        """One more reader waits for this transfer: it neither queues behind bulk nor pauses until `relax`."""
+        transfer.readers += 1
+        if transfer.queued is not None:
+            transfer.queued.cancel()
         self._lot.unpark_all()
+
+    @staticmethod
+    def relax(transfer: Transfer) -> None:
+        """One reader less waits for this transfer."""
+        transfer.readers -= 1
+
+    async def rest(self, transfer: Transfer, pause_s: float) -> None:
+        """Wait `pause_s` seconds, or until the transfer is urgent."""
+        with trio.move_on_after(pause_s):
+            while pause_s > 0 and not transfer.urgent:
+                await self._lot.park()
 
     async def calm(self, transfer: Transfer) -> None:
         """Wait while demand is under way on this host, `LONGEST_PAUSE_S` at most; urgent transfers never wait."""
@@ -98,11 +136,11 @@ class Bandwidth:
         self._rate = bytes_per_s
         self._free_at = 0.0
 
-    async def spend(self, size: int) -> None:
-        """Wait until `size` more bytes fit into the limit."""
+    def spend(self, size: int) -> float:
+        """Note `size` bytes; returns the seconds to wait before the next are asked for."""
         if not self._rate:
-            return
+            return 0.0
         now = trio.current_time()
         start = max(now, self._free_at)
         self._free_at = start + size / self._rate
-        await trio.sleep(start - now)
+        return start - now

@@ -202,6 +202,7 @@ class Shelf:
             return
         if layer is not None:
             layer.released = True
+            await layer.origin.close()
             if drop_content:
                 others = [other.index for other in self._layers.values() if other.domain == layer.domain]
                 await trio.to_thread.run_sync(self._drop_content, layer, others)

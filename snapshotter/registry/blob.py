@@ -50,7 +50,9 @@ class Blob:
         self.size = size
         self.host = needs[0].endpoint.host
         self._exchange = exchange
-        self._what = f"blob {digest[:19]}… of {needs[0].endpoint.registry}/{needs[0].repository}"
+        self.name = f"{needs[0].endpoint.registry}/{needs[0].repository}"
+        """Registry and repository."""
+        self._what = f"blob {digest[:19]}… of {self.name}"
         self._sources = [_Source(need) for need in needs]
 
     async def read_range(self, start: int, length: int) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from snapshotter.errors import BlobMissing, SnapshotterError
+from snapshotter.errors import BlobMissing, RegistryUnreachable, SnapshotterError
 from snapshotter.registry.manifest import OCI_MANIFEST, Manifest
 from snapshotter.registry.reference import Reference
 
@@ -29,16 +29,21 @@ class Request:
     digest: str
     start: int
     length: int
+    name: str = ""
 
 
 class MemoryBlob:
     """Stands in for registry.blob.Blob."""
 
-    def __init__(self, registry: "MemoryRegistry", digest: str, size: int) -> None:
+    def __init__(self, registry: "MemoryRegistry", ref: Reference, digest: str, size: int) -> None:
         self.registry = registry
-        self.host = "registry.test"
+        self.host = ref.host
+        self.name = ref.name
         self.digest = digest
         self.size = size
+
+    def forget_redirects(self) -> None:
+        self.registry.distrusted.append(self.name)
 
     async def read_range(self, start: int, length: int) -> bytes:
         async with self.open_range(start, length) as body:
@@ -50,10 +55,14 @@ class MemoryBlob:
 
     async def _pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
         registry = self.registry
-        registry.requests.append(Request(self.digest, start, length))
+        registry.requests.append(Request(self.digest, start, length, self.name))
         await trio.lowlevel.checkpoint()
         if registry.hold is not None:
             await registry.hold.wait()
+        if self.host in registry.away:
+            raise RegistryUnreachable(f"{self.host} does not answer")
+        if self.name in registry.removed:
+            raise BlobMissing(f"{self.name} has no blob {self.digest}")
         if registry.faults:
             fault = registry.faults.popleft()
             if isinstance(fault, SnapshotterError):
@@ -80,6 +89,12 @@ class MemoryRegistry:
     connections_ahead: int = 0
     faults: deque[SnapshotterError | Callable[[bytes], bytes]] = field(default_factory=deque)
     hold: trio.Event | None = None
+    away: set[str] = field(default_factory=set)
+    """Hosts that do not answer requests for blobs."""
+    removed: set[str] = field(default_factory=set)
+    """Repositories (`host/path`) that lost their blobs."""
+    distrusted: list[str] = field(default_factory=list)
+    """Repositories whose redirects were forgotten."""
 
     def add_image(self, tag: str, layers: list[tuple[bytes, dict[str, str]]], media_type: str = GZIP_LAYER) -> Manifest:
         """Push an image of these blobs with these annotations."""
@@ -117,4 +132,4 @@ class MemoryRegistry:
         self.connections_ahead += count
 
     def blob(self, ref: Reference, digest: str, size: int) -> MemoryBlob:
-        return MemoryBlob(self, digest, size)
+        return MemoryBlob(self, ref, digest, size)

@@ -86,9 +86,61 @@ def test_bandwidth_spreads_bytes_over_time() -> None:
     async def main() -> float:
         bandwidth = Bandwidth(1000)
         for _ in range(5):
-            await bandwidth.spend(1000)
+            await trio.sleep(bandwidth.spend(1000))
         return trio.current_time()
 
     clock = trio.testing.MockClock(autojump_threshold=0)
     started = clock.current_time()
     assert trio.run(main, clock=clock) - started == 4.0
+
+
+def test_a_bulk_transfer_that_a_reader_joins_leaves_the_queue_behind_other_bulk() -> None:
+    async def main() -> float:
+        gate = HostGate(8)
+        async with trio.open_nursery() as nursery:
+
+            async def bulk(transfer: Transfer) -> None:
+                async with gate.slot(transfer):
+                    if transfer is wanted:
+                        nursery.cancel_scope.cancel()
+                    await trio.sleep_forever()
+
+            wanted = Transfer(Priority.PREFETCH)
+            for _ in range(20):
+                nursery.start_soon(bulk, Transfer(Priority.PREFETCH))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(bulk, wanted)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.deadline = trio.current_time() + 1
+            gate.hurry(wanted)
+        return trio.current_time()
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    started = clock.current_time()
+    assert trio.run(main, clock=clock) == started
+
+
+def test_a_transfer_stays_urgent_until_its_last_reader_has_gone() -> None:
+    gate, bulk = HostGate(8), Transfer(Priority.BACKGROUND)
+    gate.hurry(bulk)
+    gate.hurry(bulk)
+    gate.relax(bulk)
+    assert bulk.urgent
+    gate.relax(bulk)
+    assert not bulk.urgent
+
+
+def test_the_bandwidth_limit_does_not_hold_up_a_reader_who_joins() -> None:
+    async def main() -> float:
+        gate, bulk = HostGate(8), Transfer(Priority.BACKGROUND)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gate.rest, bulk, 100.0)
+            await trio.testing.wait_all_tasks_blocked()
+            await trio.sleep(1)
+            gate.hurry(bulk)
+        await gate.rest(Transfer(Priority.BACKGROUND), 2.0)
+        return trio.current_time()
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    started = clock.current_time()
+    assert trio.run(main, clock=clock) - started == 3.0

@@ -65,12 +65,17 @@ def find(layer: Layer, path: str) -> int:
 
 
 def request(
-    built: BuiltLayer, manifest_digest: str | None, *, tag: str = "1", label: str | None = None
+    built: BuiltLayer,
+    manifest_digest: str | None,
+    *,
+    tag: str = "1",
+    label: str | None = None,
+    name: str = "registry.test/app",
 ) -> LayerRequest:
     """What the service makes of containerd's labels."""
     return LayerRequest(
         namespace="k8s.io",
-        reference=f"registry.test/app:{tag}",
+        reference=f"{name}:{tag}",
         manifest_digest=manifest_digest,
         layer_digest=built.digest,
         image_layers=(built.digest,),

@@ -1,8 +1,12 @@
 """The systemd unit says what the daemon relies on."""
 
 import re
+import shutil
+import subprocess
 from configparser import RawConfigParser
 from pathlib import Path
+
+import pytest
 
 from snapshotter.daemon.ending import TORN_DOWN
 
@@ -42,3 +46,12 @@ def test_nothing_hides_the_mounts_from_containerd() -> None:
         r"Private|Protect|ReadOnly|ReadWrite|Inaccessible|MountFlags|Bind|TemporaryFile|RuntimeDirectory|RootDir"
     )
     assert [key for key in read_unit()["Service"] if hiding.match(key)] == []
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path) -> None:
+    copy = tmp_path / UNIT.name
+    # The program may not be installed where the unit looks for it.
+    copy.write_text(UNIT.read_text().replace("/usr/local/bin/snapshotter", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from snapshotter.config import Config
+from snapshotter.daemon.preflight import lock_run_dir
 from snapshotter.daemon.users import find_users
 from snapshotter.plane.fuse.kernel import detach_ours
 from snapshotter.service.control import TeardownView
@@ -46,6 +47,9 @@ def teardown_stopped(config: Config, *, force: bool) -> TeardownView:
     with ExitStack() as undo:
         if config.root.is_dir():
             undo.enter_context(RootLock(config.root))
+        if config.run_dir.is_dir():
+            # A daemon with another root may serve it.
+            undo.enter_context(lock_run_dir(config))
         result = teardown(config.run_dir, config.root, force=force)
         if result.done:
             config.socket.unlink(missing_ok=True)

@@ -45,9 +45,10 @@ def test_force_detaches_under_users_and_says_so(
     assert "detached under c1" in caplog.text
 
 
-def test_a_running_daemon_is_not_torn_down_behind_its_back(tmp_path: Path, detached: list[Path]) -> None:
-    config = replace(Config(), root=tmp_path, run_dir=tmp_path / "run")
-    with RootLock(tmp_path), pytest.raises(StoreLocked):
+@pytest.mark.parametrize("held", ["root", "run"])
+def test_a_running_daemon_is_not_torn_down_behind_its_back(tmp_path: Path, detached: list[Path], held: str) -> None:
+    config = replace(Config(), root=tmp_path / "root", run_dir=tmp_path / "run")
+    with RootLock(tmp_path / held), pytest.raises(StoreLocked):
         teardown_stopped(config, force=True)
     assert detached == []
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 2.0
 SYNC_EVERY_S = 30.0
+FUTILE_PAUSE_S = 30.0
+"""After an eviction that freed nothing: each try reads every index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Housekeeping:
         self._config = config
         self._counters = counters
         self._one_at_a_time = trio.Lock()
+        self._rest_until = float("-inf")
+        self._futile = False
 
     async def run(self) -> None:
         """Look after the store for ever."""
@@ -74,22 +78,34 @@ class Housekeeping:
         while True:
             await trio.sleep(TICK_S)
             try:
-                await self.evict()
+                if trio.current_time() >= self._rest_until:
+                    await self.evict()
                 if self._store.dirty and trio.current_time() - synced > SYNC_EVERY_S:
                     await trio.to_thread.run_sync(self._store.sync)
                     synced = trio.current_time()
             except (SnapshotterError, OSError) as error:
+                self._rest_until = trio.current_time() + FUTILE_PAUSE_S
                 log.warning("looking after the cache failed: %s", error)
             except Exception:
+                self._rest_until = trio.current_time() + FUTILE_PAUSE_S
                 # A task of the node's nursery: a fault here must not end every mount.
                 log.exception("looking after the cache failed")
 
     async def evict(self) -> None:
-        """Bring the cache below its low-water mark if it is over its bounds."""
+        """Bring the cache below its low-water mark if it is over its bounds. That nothing can go is said once."""
         excess = await trio.to_thread.run_sync(self._store.over_limit)
-        if excess:
-            freed = await self.free(excess)
+        freed = await self.free(excess) if excess else Freed(0, 0)
+        told, self._futile = self._futile, bool(excess) and not freed.bytes
+        if freed.bytes:
             log.info("cache over its bounds: %d objects, %d bytes left it", freed.objects, freed.bytes)
+        elif self._futile:
+            self._rest_until = trio.current_time() + FUTILE_PAUSE_S
+            if not told:
+                log.warning(
+                    "%d bytes of the cache must go and none can, all is in use: make room on its file system or change "
+                    "[cache] quota and min_free; until then what is fetched may not be kept",
+                    excess,
+                )
 
     async def free(self, wanted: int, *, spare_active: bool = False) -> Freed:
         """Take objects away, least recently used first, until `wanted` bytes are free or nothing is left to take.

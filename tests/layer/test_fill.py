@@ -10,6 +10,7 @@ import trio.testing
 
 from snapshotter.config import Config, FetchConfig
 from snapshotter.errors import RegistryUnreachable, StoreFull
+from snapshotter.layer import housekeeping
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.priority import Priority
 from tests.doubles.layers import BuiltLayer, dir, file, layer
@@ -221,3 +222,29 @@ def test_a_layer_that_two_images_name_is_prefetched_once(tmp_path: Path) -> None
             assert it.room.counters.requests[Priority.PREFETCH] == 1
 
     run(main)
+
+
+def test_a_cache_in_which_nothing_can_go_is_said_once_and_not_looked_at_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(housekeeping, "TICK_S", 0.01)
+    looked = trio.Event()
+    looks: list[int] = []
+
+    async def main() -> int:
+        async with world(tmp_path / "root", MemoryRegistry()) as it:
+
+            def over_limit() -> int:
+                looks.append(1000)
+                trio.from_thread.run_sync(looked.set)
+                return 1000
+
+            monkeypatch.setattr(it.store, "over_limit", over_limit)
+            await looked.wait()
+            await trio.sleep(0.3)
+            seen = len(looks)
+            await it.room.housekeeping.evict()
+            return seen
+
+    assert run(main) == 1
+    assert [entry.getMessage()[:25] for entry in caplog.records] == ["1000 bytes of the cache m"]

@@ -31,6 +31,7 @@ Exit codes:
    0  done
    1  an error that is not in this table; the message says what happened
    2  a wrong option, argument or configuration file
+   3  the daemon ended because of a teardown
   10  bytes do not follow their format       11  bytes do not have their digest
   12  the layer cannot be lazy
   20  the registry answered something odd    21  the registry does not answer

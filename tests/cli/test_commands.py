@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from snapshotter.cli.main import main
+from snapshotter.daemon.ending import TORN_DOWN
 from snapshotter.errors import SnapshotterError, StoreFull
 from snapshotter.service.control import BadFileView, LayerState, LayerView, UserView
 from tests.cli.fake_node import DIGESTS, IMAGE, FakeNode, serving
@@ -189,7 +190,7 @@ def test_help_lists_every_exit_code_of_the_error_tree(capsys: Captured) -> None:
     assert run("--help") == 0
     table = capsys.readouterr().out.partition("Exit codes:")[2]
     listed = {int(code) for code in re.findall(r"(?:^ +| {3,})(\d+)  ", table, re.MULTILINE)}
-    assert codes(SnapshotterError) | {0, 130, 141} <= listed
+    assert codes(SnapshotterError) | {0, TORN_DOWN, 130, 141} <= listed
 
 
 def test_config_default_is_checked_as_right_and_a_mistake_is_not(

@@ -25,6 +25,10 @@ START_IT = "start it with `systemctl start estargz-snapshotter` or `snapshotter 
 NAME_IT = "name the daemon's socket with --address"
 
 
+class DaemonAbsent(DaemonUnreachable):
+    """Nobody listens at the socket. What answers oddly, slowly or not for this user is no absent daemon."""
+
+
 class DaemonRefused(SnapshotterError):
     """The daemon answered with an error; its exit code is this one's."""
 
@@ -39,7 +43,8 @@ def daemon(config_path: Path | None, address: Path | None) -> Iterator["ControlS
 
     Raises:
         ConfigError: the configuration that names the socket is wrong.
-        DaemonUnreachable: nobody answers there, or not in time, or it is another service.
+        DaemonAbsent: nobody listens there.
+        DaemonUnreachable: nobody answers in time, this user may not ask, or it is another service.
         DaemonRefused: the daemon answered with an error.
     """
     path = address or override(load(config_path), address=None).socket
@@ -65,21 +70,21 @@ def _check_socket(path: Path) -> None:
         except TimeoutError:
             raise DaemonUnreachable(f"{path}: nobody accepts the connection; see the daemon's log") from None
         except OSError as error:
-            raise DaemonUnreachable(_why_not(path, error)) from None
+            raise _why_not(path, error) from None
 
 
-def _why_not(path: Path, error: OSError) -> str:
+def _why_not(path: Path, error: OSError) -> DaemonUnreachable:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return f"no daemon at {path}: there is no such socket; {START_IT}, or {NAME_IT}"
+        return DaemonAbsent(f"no daemon at {path}: there is no such socket; {START_IT}, or {NAME_IT}")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"no permission to use {path}: run this command as root (sudo)"
+        return DaemonUnreachable(f"no permission to use {path}: run this command as root (sudo)")
     if error.errno == errno.ECONNREFUSED:
         if path.is_socket():
-            return f"the daemon at {path} has ended without tidying up; {START_IT}"
-        return f"{path} is not a socket; {NAME_IT}"
+            return DaemonAbsent(f"the daemon at {path} has ended without tidying up; {START_IT}")
+        return DaemonUnreachable(f"{path} is not a socket; {NAME_IT}")
     if error.errno is None:  # Python's own refusal of a path that does not fit sockaddr_un
-        return f"{path}: {error}; {NAME_IT}"
-    return f"cannot connect to {path}: {error.strerror}; {NAME_IT}"
+        return DaemonUnreachable(f"{path}: {error}; {NAME_IT}")
+    return DaemonUnreachable(f"cannot connect to {path}: {error.strerror}; {NAME_IT}")
 
 
 def _translate(error: "grpc.RpcError", path: Path) -> SnapshotterError:

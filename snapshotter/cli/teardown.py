@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from snapshotter.cli import show
-from snapshotter.cli.connection import daemon
+from snapshotter.cli.connection import NAME_IT, DaemonAbsent, daemon
 from snapshotter.cli.options import AbsolutePath, daemon_options, timeout_option
 from snapshotter.config import Config, load, override
-from snapshotter.errors import DaemonUnreachable, FailedPrecondition
+from snapshotter.errors import DaemonUnreachable, FailedPrecondition, StoreLocked
 
 
 @click.command()
@@ -41,7 +41,7 @@ def teardown(
             from snapshotter.api import control_pb2 as pb
 
             result = show.plain(stub.Teardown(pb.TeardownRequest(force=force), timeout=timeout_s))
-    except DaemonUnreachable:
+    except DaemonAbsent:
         result = _without_daemon(config, force=force)
     if as_json:
         show.print_json(result)
@@ -55,12 +55,15 @@ def teardown(
 
 
 def _without_daemon(config: Config, *, force: bool) -> dict[str, Any]:
-    """Do the daemon's work, under its lock: a daemon that is only slow to answer makes this fail, as it should."""
+    """Do the daemon's work, under its locks: one that runs, but listens elsewhere, makes this fail, as it should."""
     from dataclasses import asdict
 
     from snapshotter.daemon.teardown import teardown_stopped
 
-    return asdict(teardown_stopped(config, force=force))
+    try:
+        return asdict(teardown_stopped(config, force=force))
+    except StoreLocked as error:
+        raise DaemonUnreachable(f"no daemon at {config.socket}, but one runs elsewhere: {error}; {NAME_IT}") from None
 
 
 def _print(result: dict[str, Any]) -> None:

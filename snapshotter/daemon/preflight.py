@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from snapshotter.config import Config
-from snapshotter.errors import ConfigError, PlaneError, StoreError, StoreLocked
+from snapshotter.errors import ConfigError, PlaneError, StoreError
 from snapshotter.store.lock import RootLock
 
 FEW_FILES = 65536
@@ -66,9 +66,4 @@ def lock_run_dir(config: Config) -> RootLock:
     Raises:
         StoreLocked: another instance uses it.
     """
-    try:
-        return RootLock(config.run_dir)
-    except StoreLocked as error:
-        raise StoreLocked(
-            f"run directory {config.run_dir} is in use by another instance: give this one another run_dir ({error})"
-        ) from None
+    return RootLock(config.run_dir, "run")

@@ -49,5 +49,8 @@ def test_directories_of_others_or_open_to_others_are_refused(tmp_path: Path) -> 
 
 def test_two_roots_cannot_share_a_run_directory(tmp_path: Path) -> None:
     config = replace(Config(), run_dir=tmp_path)
-    with preflight.lock_run_dir(config), pytest.raises(StoreLocked, match="give this one another run_dir"):
+    with (
+        preflight.lock_run_dir(config),
+        pytest.raises(StoreLocked, match=f"run directory {tmp_path} is in use by process"),
+    ):
         preflight.lock_run_dir(config)

@@ -207,6 +207,8 @@ def load(path: Path | None = None) -> Config:
         raise ConfigError(f"{path}: no such configuration file; give another, or none to run with defaults") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{source}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except PermissionError:
+        raise ConfigError(f"{source}: no permission to read it: run this command as root (sudo)") from None
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read: {error.strerror}") from None
     return parse(text, str(source))

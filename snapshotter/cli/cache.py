@@ -122,7 +122,7 @@ def prune(
         show.console().print(f"deleted {last.files_removed} files, {show.human(last.bytes_removed)}")
 
 
-@cache.command()
+@cache.command(short_help="Compare every fetched file with its digest.")
 @daemon_options
 def verify(*, config_path: Path | None, address: Path | None, as_json: bool) -> None:
     """Read every fetched file and compare it with its digest; what differs is deleted and fetched again when needed.

@@ -13,16 +13,19 @@ def config() -> None:
     """Print the default configuration, or check a file."""
 
 
-@config.command()
+@config.command(short_help="Print every key with its default and meaning.")
 def default() -> None:
     """Print a configuration file with every key, its default and its meaning."""
     click.echo(configuration.dump(configuration.Config()), nl=False)
 
 
-@config.command()
-@click.argument("file", type=AbsolutePath(), required=False)
+@config.command(short_help="Check a file.")
+@click.argument("file", type=AbsolutePath(), required=False, envvar="ESTARGZ_CONFIG")
 def check(file: Path | None) -> None:
-    """Check FILE, or /etc/estargz/config.toml: exit code 2 and a sentence if it is wrong."""
+    """Check FILE, or what the other commands read: $ESTARGZ_CONFIG, else /etc/estargz/config.toml.
+
+    Exit code 2 and a sentence if it is wrong.
+    """
     checked = configuration.load(file)
     name = file or configuration.DEFAULT_PATH
     if file is None and not name.exists():

@@ -43,10 +43,10 @@ _BIG_TEMPORARY = "/var/tmp"  # noqa: S108 (where the private directory is made, 
 
 @click.group()
 def image() -> None:
-    """Pull, convert and inspect images; works without a daemon."""
+    """Convert images; works without a daemon."""
 
 
-@image.command("convert")
+@image.command("convert", short_help="Make an image that can be pulled lazily.")
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @click.option(

@@ -11,21 +11,22 @@ from snapshotter.cli import show
 from snapshotter.cli.connection import daemon
 from snapshotter.cli.options import daemon_options, timeout_option
 
+STATES = """\b
+States:
+  lazy      mounted; content comes when it is needed
+  complete  mounted, and everything is on this node
+  failed    recorded as lazy, but it could not be mounted again
+  ordinary  unpacked by containerd; the last column says why
+"""
+
 STYLES = {"complete": "green", "failed": "red", "ordinary": "yellow"}
 
 
-@click.command()
+@click.command(epilog=STATES)
 @timeout_option
 @daemon_options
 def layers(*, config_path: Path | None, address: Path | None, timeout_s: float, as_json: bool) -> None:
-    r"""Show every layer of every image: size, how much of it is here, state, and why it is not lazy.
-
-    \b
-    lazy      mounted; content comes when it is needed
-    complete  mounted, and everything is on this node
-    failed    recorded as lazy, but it could not be mounted again
-    ordinary  unpacked by containerd; the last column says why
-    """
+    """Show every layer of every image: size, how much of it is here, state, and why it is not lazy."""
     with daemon(config_path, address) as stub:
         from snapshotter.api import control_pb2 as pb
 

@@ -20,7 +20,7 @@ COMMANDS = {
     "status": "Show how the daemon is.",
     "layers": "Show every layer: how much of it is here, or why it is not lazy.",
     "cache": "Look at the fetched files, delete or verify them.",
-    "image": "Pull, convert and inspect images; works without a daemon.",
+    "image": "Convert images; works without a daemon.",
     "teardown": "Unmount everything, unless containers use it.",
     "config": "Print the default configuration, or check a file.",
     "version": "Show the versions of this program and of the daemon.",

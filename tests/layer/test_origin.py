@@ -45,7 +45,7 @@ def test_readers_side_by_side_all_find_the_source_that_is_left(tmp_path: Path) -
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 registry.hold.set()
             asked = len(registry.requests)
-            await it.read(one, "c", 0, 10)
+            await it.read(one, "b", 0, 10)
             assert len(registry.requests) == asked
 
     run(main)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,6 +30,7 @@ from snapshotter.layer.room import LayerRoom, assemble
 from snapshotter.plane.probe import PlaneChoice, choose_plane, read_facts
 from snapshotter.registry.client import Registry
 from snapshotter.store.cache_db import CacheDB
+from snapshotter.store.full_disk import open_with_room
 from snapshotter.store.lock import RootLock
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.state import State
@@ -126,19 +128,28 @@ async def serve(config: Config, plane: PlaneChoice, notifier: Notifier) -> int:
 
 async def lay_ground(config: Config, undo: AsyncExitStack) -> Ground:
     """Open what is on disk; what it pushes on `undo` closes it again, the last opened first."""
-    state = await trio.to_thread.run_sync(State, config.root / "state.db")
+    state, session = await trio.to_thread.run_sync(open_with_room, config.root, partial(_open_state, config.root))
     undo.callback(state.close)
 
     def open_store() -> ObjectStore:
         return ObjectStore(config.root, CacheDB(config.root / "cache.db"), config.cache)
 
     # After a power loss this looks at every object once.
-    store = await trio.to_thread.run_sync(open_store)
+    store = await trio.to_thread.run_sync(open_with_room, config.root, open_store)
     undo.push_async_callback(trio.to_thread.run_sync, store.close)
     registry = Registry(config.registry, config.fetch.connections_per_host)
     undo.push_async_callback(_close_registry, registry)
-    session = await trio.to_thread.run_sync(state.next_session)
     return Ground(state, store, registry, session)
+
+
+def _open_state(root: Path) -> tuple[State, int]:
+    """Return the open state and the number of the session that begins: the first write, for which there must be room."""
+    state = State(root / "state.db")
+    try:
+        return state, state.next_session()
+    except BaseException:
+        state.close()
+        raise
 
 
 def _local_content(config: Config, undo: AsyncExitStack) -> Callable[[str, str], bytes | None]:

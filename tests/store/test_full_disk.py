@@ -2,13 +2,17 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from snapshotter.errors import StoreFull
+from snapshotter.errors import StoreError, StoreFull
+from snapshotter.store.cache_db import CacheDB
+from snapshotter.store.full_disk import open_with_room
 from snapshotter.store.objects import ObjectStore
-from tests.store.content import DOMAIN, bytes_of, content, du, identity_of, opened, part, put
+from snapshotter.store.state import State
+from tests.store.content import DOMAIN, NO_LIMITS, bytes_of, content, du, identity_of, killed, opened, part, put
 
 SIZE = 768 * 1024
 
@@ -23,6 +27,17 @@ def small(tmp_path: Path) -> Iterator[Path]:
         yield where
     finally:
         subprocess.run(["umount", "--lazy", str(where)], check=True)
+
+
+def fill(root: Path) -> None:
+    """Somebody else's bytes, until nothing fits any more."""
+    with (root / "filler").open("ab", buffering=0) as filler:
+        for size in (4096, 1):
+            try:
+                while True:
+                    filler.write(bytes(size))
+            except OSError:
+                continue
 
 
 def fill_objects(store: ObjectStore) -> list[bytes]:
@@ -119,3 +134,46 @@ def test_sync_on_a_full_disk_says_so_and_can_be_repeated(small: Path) -> None:
         store.sync()
         assert not store.dirty
         assert content(store, identity_of(stored[0])) == stored[0]
+
+
+@pytest.mark.parametrize("first", ["state.db", "cache.db"])
+def test_database_of_a_full_disk_opens_at_the_cost_of_cached_files(small: Path, first: str) -> None:
+    """The disk filled up while no daemon ran; only one that starts can make room, and what it deletes can be fetched."""
+    large = bytes_of(200_000)
+    identity = identity_of(large, 65_536)
+    with killed(small) as store:
+        put(store, large, identity, 0)
+        State(small / "state.db").close()
+        fill_objects(store)
+    fill(small)
+
+    def open_state() -> None:
+        with closing(State(small / "state.db")) as state:
+            state.next_session()
+
+    def open_cache() -> None:
+        with closing(ObjectStore(small, CacheDB(small / "cache.db", "boot 1"), NO_LIMITS)) as store:
+            partial = store.partial(DOMAIN, identity)
+            assert partial is None or not partial.present(0)
+
+    opening = open_state if first == "state.db" else open_cache
+    with pytest.raises(StoreError):
+        opening()
+    open_with_room(small, opening)
+
+
+def test_full_disk_without_a_cache_stays_an_error(small: Path) -> None:
+    fill(small)
+    with pytest.raises(StoreError):
+        open_with_room(small, lambda: State(small / "state.db"))
+
+
+def test_error_that_room_would_not_change_deletes_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        data = bytes_of(5000)
+        put(store, data, identity_of(data), 0)
+    (tmp_path / "state.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError):
+        open_with_room(tmp_path, lambda: State(tmp_path / "state.db"))
+    with opened(tmp_path) as store:
+        assert content(store, identity_of(data)) == data

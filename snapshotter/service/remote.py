@@ -56,6 +56,10 @@ _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
 )
 
 
+# What an image or the configuration says, on every node and at every pull: nothing that somebody must look into.
+_EXPECTED = frozenset({Reason.NOT_LAZY_FORMAT, Reason.MEDIA_TYPE, Reason.DENIED})
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteRequest:
     """A Prepare that names a target. `remaining_s` is what its deadline leaves; None without one."""
@@ -129,7 +133,8 @@ class RemotePrepare:
             request.key, request.parent, request.labels, Fallback(reason, message, reference)
         )
         name = layer.layer_digest if layer else request.target
-        _log.warning("%s of %s is not lazy: %s: %s", name, reference or "an image without a name", reason, message)
+        level = logging.INFO if reason in _EXPECTED else logging.WARNING
+        _log.log(level, "%s of %s is not lazy: %s: %s", name, reference or "an image without a name", reason, message)
         outcome = LayerOutcome(name, Outcome.ORDINARY, reason, message)
         if layer:
             self._pulls.note(layer, outcome)

@@ -146,6 +146,16 @@ def test_every_fault_ends_in_an_ordinary_snapshot_with_its_reason(
     assert node.state.pulls()[-1].outcome is Outcome.PRESENT
 
 
+def test_an_ordinary_image_is_no_reason_for_a_warning(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    ask(node, labels_of("c1", L1))  # nothing is offered: it has no TOC
+    node.lazy.fault = NotLazy(Reason.DENIED, "lazy.deny names it")
+    ask(node, labels_of("c2", L2))
+    said = [(entry.levelno, entry.getMessage()) for entry in caplog.records if "is not lazy" in entry.getMessage()]
+    assert [level for level, _ in said] == [logging.INFO] * 2
+    assert "lazy.deny names it" in said[1][1]
+
+
 @pytest.mark.parametrize(
     ("namespace", "change", "reason"),
     [

@@ -33,6 +33,10 @@ LAYER_TYPES = frozenset(
 IMAGES_KEPT = 64
 """Images whose manifest and layer outcomes stay in memory between the Prepares of one pull."""
 
+FAILURE_LIFE_S = 30.0
+"""How long a failure stands for Prepares that did not hear of it: those of one pull follow each other at once, and
+containerd does not ask for the layers above one that it unpacks until the image is pulled another day."""
+
 CONNECTIONS_AHEAD = 7
 """Connections opened while an image's manifest is on its way; containerd's labels say how many layers will follow."""
 
@@ -45,6 +49,7 @@ class _Outcome:
     layer: Layer | None = None
     failure: NotLazy | None = None
     told: bool = False
+    ended_at: float = float("inf")
 
     async def wait(self) -> Layer:
         await self.ready.wait()
@@ -55,8 +60,10 @@ class _Outcome:
 
     @property
     def stale(self) -> bool:
-        """Whether a new request starts anew: the layer was removed since, or the failure was told once already."""
-        return self.told or (self.layer is not None and self.layer.released)
+        """Whether a new request starts anew: the layer was removed since, or the failure is old or was told already."""
+        if self.layer is not None:
+            return self.layer.released
+        return self.told or trio.current_time() > self.ended_at + FAILURE_LIFE_S
 
 
 @dataclass(slots=True)
@@ -165,7 +172,8 @@ class Images:
     ) -> None:
         try:
             with lazy_reasons(descriptor.digest), trio.fail_after(self._config.resolve_timeout_s):
-                outcome.layer = await self._attach(image, descriptor, label, request)
+                async with self._shelf.opening(descriptor.digest):
+                    outcome.layer = await self._attach(image, descriptor, label, request)
         except NotLazy as failure:
             outcome.failure = failure
         except SnapshotterError as failure:
@@ -175,6 +183,7 @@ class Images:
             log.exception("layer %s: opening failed", descriptor.digest)
             outcome.failure = NotLazy(Reason.INTERNAL, f"layer {descriptor.digest}: internal error {failure!r}")
         finally:
+            outcome.ended_at = trio.current_time()
             outcome.ready.set()
 
     async def _attach(self, image: _Image, descriptor: Descriptor, label: str | None, request: LayerRequest) -> Layer:
@@ -229,6 +238,8 @@ class Images:
                 and record.blob_size == descriptor.size
                 and toc_digest is not None
                 and record.toc_digest == toc_digest
+                # What was let in unverified once is read again, and refused, when the admin allows it no more.
+                and (record.verified or self._config.allow_unverified)
                 and self._shelf.index_path(record).exists()
             ):
                 return record

@@ -6,14 +6,16 @@ go when the last such record goes.
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from snapshotter.errors import ConfigError, FormatError, NotFound, SnapshotterError, StoreError
+from snapshotter.errors import ConfigError, FailedPrecondition, FormatError, NotFound, SnapshotterError, StoreError
 from snapshotter.format.index import INDEX_REVISION, Index
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.flights import Flights
@@ -51,6 +53,8 @@ class Shelf:
         self._make = partial(Layer, store=store, flights=flights, counters=counters, siblings=self)
         self._layers: dict[int, Layer] = {}
         self._broken: dict[int, str] = {}
+        self._opening: Counter[str] = Counter()
+        self._leaving: dict[str, trio.Event] = {}
 
     def get(self, number: int) -> Layer | None:
         """The layer with that number, or None."""
@@ -136,6 +140,23 @@ class Shelf:
         """Where a record's index lies."""
         return index_path(self._root / "index", record.toc_digest, record.layer_digest, record.index_revision)
 
+    @asynccontextmanager
+    async def opening(self, layer_digest: str) -> AsyncIterator[None]:
+        """Keep `release` from the layers with this blob digest, after waiting for one under way.
+
+        All layers of an image are opened at its first Prepare, while a removal of the same image may still be at work
+        on those that nobody asked for yet: one released between its record and its place here would stay unusable.
+        """
+        while (left := self._leaving.get(layer_digest)) is not None:
+            await left.wait()
+        self._opening[layer_digest] += 1
+        try:
+            yield
+        finally:
+            self._opening[layer_digest] -= 1
+            if not self._opening[layer_digest]:
+                del self._opening[layer_digest]
+
     async def attach(self, record: LayerRecord, source: LayerSource) -> Layer:
         """Attach a recorded layer whose index is on disk, or give an attached one another source.
 
@@ -193,20 +214,34 @@ class Shelf:
         return now_ns
 
     async def release(self, number: int, *, drop_content: bool) -> None:
-        """Forget a layer: its record, its files and, if wanted, the content that no other layer names."""
-        layer = self._layers.pop(number, None)
-        self._broken.pop(number, None)
+        """Forget a layer: its record, its files and, if wanted, the content that no other layer names.
+
+        Raises FailedPrecondition if it is just being opened again.
+        """
         try:
             record = await trio.to_thread.run_sync(self._state.layer, number)
         except NotFound:
             return
+        digest = record.layer_digest
+        if self._opening[digest]:
+            raise FailedPrecondition(f"layer {digest} is just being pulled again; it stays")
+        left = self._leaving[digest] = trio.Event()
+        try:
+            await self._release(record, drop_content=drop_content)
+        finally:
+            del self._leaving[digest]
+            left.set()
+
+    async def _release(self, record: LayerRecord, *, drop_content: bool) -> None:
+        layer = self._layers.pop(record.number, None)
+        self._broken.pop(record.number, None)
         if layer is not None:
             layer.released = True
             await layer.origin.close()
             if drop_content:
                 others = [other.index for other in self._layers.values() if other.domain == layer.domain]
                 await trio.to_thread.run_sync(self._drop_content, layer, others)
-        await trio.to_thread.run_sync(self._state.forget_layer, number)
+        await trio.to_thread.run_sync(self._state.forget_layer, record.number)
         await trio.to_thread.run_sync(self._drop_files, record)
 
     def _drop_content(self, layer: Layer, others: list[Index]) -> None:

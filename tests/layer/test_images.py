@@ -1,6 +1,7 @@
 """From labels to attached layers: what is trusted, what is refused, and how often the registry is asked."""
 
 import errno
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ import trio
 import trio.testing
 
 from snapshotter.config import Config
-from snapshotter.errors import NotLazy, Reason, RegistryDenied, RegistryUnreachable
+from snapshotter.errors import FailedPrecondition, NotLazy, Reason, RegistryDenied, RegistryUnreachable
 from snapshotter.format.footer import Flavor
 from snapshotter.format.index import INDEX_REVISION, Index
+from snapshotter.layer import images
 from snapshotter.layer.toc_pool import TocPool
 from tests.doubles.layers import BuiltLayer, dir, file, layer
 from tests.doubles.memory_registry import MemoryRegistry, digest_of
@@ -345,5 +347,85 @@ def test_no_worker_at_start_ends_nothing(tmp_path: Path, monkeypatch: pytest.Mon
                 await trio.testing.wait_all_tasks_blocked(0.05)
                 patched.undo()
                 await it.pull(*layers(1))
+
+    run(main)
+
+
+def test_an_unverified_layer_is_not_taken_again_once_the_admin_forbids_it(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    built = layer(dir("d"), file("d/0", b"x" * 1000), digests="none")
+    allowed = replace(QUIET, lazy=replace(QUIET.lazy, allow_unverified=True))
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, allowed) as it:
+            (one,) = await it.pull(built)
+            assert not one.record.verified
+        async with world(tmp_path / "root", registry) as it:
+            with pytest.raises(NotLazy) as caught:
+                await it.pull(built, tag="2")
+            assert caught.value.reason is Reason.TOC_INVALID
+
+    run(main)
+
+
+def test_a_layer_that_is_removed_while_its_image_is_pulled_again_is_usable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, (built,) = MemoryRegistry(), layers(1)
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry) as it:
+            (first,) = await it.pull(built)
+            go_on, forget = threading.Event(), it.state.forget_layer
+
+            def slowly(number: int) -> None:
+                assert go_on.wait(10)
+                forget(number)
+
+            monkeypatch.setattr(it.state, "forget_layer", slowly)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(it.room.release, first.number)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                digest = registry.add_image("2", [(built.blob, dict(built.annotations))]).digest
+                nursery.start_soon(it.room.resolve, request(built, digest, tag="2"))
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                go_on.set()
+            again = await it.room.resolve(request(built, digest, tag="2"))
+            assert it.state.layer(again.number).layer_digest == built.digest
+            assert await it.read(again, "d/0") == built.files["d/0"]
+
+    run(main)
+
+
+def test_a_layer_is_not_removed_while_it_is_opened(tmp_path: Path) -> None:
+    (built,) = layers(1)
+
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry()) as it:
+            (one,) = await it.pull(built)
+            async with it.room.shelf.opening(built.digest):
+                with pytest.raises(FailedPrecondition):
+                    await it.room.release(one.number)
+            assert await it.read(one, "d/0") == built.files["d/0"]
+            await it.room.release(one.number)
+            assert it.room.shelf.all() == ()
+
+    run(main)
+
+
+def test_a_failure_of_another_day_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, built = MemoryRegistry(), layers(2)
+    monkeypatch.setattr(images, "FAILURE_LIFE_S", -1.0, raising=False)
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry) as it:
+            digest = registry.add_image("1", [(one.blob, dict(one.annotations)) for one in built]).digest
+            registry.away.add("registry.test")
+            with pytest.raises(NotLazy):
+                await it.room.resolve(request(built[0], digest))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            registry.away.clear()
+            one = await it.room.resolve(request(built[1], digest))
+            assert await it.read(one, "d/1") == built[1].files["d/1"]
 
     run(main)

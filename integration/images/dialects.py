@@ -17,14 +17,15 @@ TOC_OF = "containerd.io/snapshot/stargz/layer.digest"
 
 
 def small_layers(flavor: Flavor, *, storage: bool = False) -> list[BuiltLayer]:
-    """The small image's three layers in another dialect; `storage` takes the newer footer of zstd:chunked."""
+    """The small image's three layers in another dialect, which they name; `storage`: zstd:chunked's newer footer."""
     busybox = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()
 
     def files(number: int) -> list[Entry]:
         text = f"layer {number} says hello\n".encode()
         return [dir("data"), file("data/changed", text), file(f"data/of-layer-{number}", text)]
 
-    contents = ([dir("bin"), dir("tmp"), file("bin/busybox", busybox, mode=0o755)], files(1), files(2))
+    lowest = [dir("bin"), dir("tmp"), file("bin/busybox", busybox, mode=0o755)]
+    contents = ([*lowest, file("dialect", f"{flavor} {storage}\n".encode())], files(1), files(2))
     return [layer(*entries, flavor=flavor, storage=storage) for entries in contents]
 
 

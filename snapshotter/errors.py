@@ -1,7 +1,7 @@
 """Every error of the snapshotter, with what each of its three doors makes of it.
 
 A class carries the errno that a FUSE reply uses, the gRPC status that the service answers and the exit code of the
-command line, so that no door keeps a table of its own. Foreign exceptions are mapped once, in the room that calls
+command line, so that no door keeps a table of its own; and the reason that it is for a layer not to be lazy. Foreign exceptions are mapped once, in the room that calls
 the library.
 
     SnapshotterError
@@ -38,38 +38,9 @@ class Status(IntEnum):
     DATA_LOSS = 15
 
 
-class SnapshotterError(Exception):
-    """Root of the tree. The message says what happened, to what, and what to do."""
-
-    errno: ClassVar[int] = _errno.EIO
-    status: ClassVar[Status] = Status.UNKNOWN
-    exit_code: ClassVar[int] = 1
-
-
-class ConfigError(SnapshotterError):
-    """The configuration file or an option is wrong."""
-
-    status = Status.INVALID_ARGUMENT
-    exit_code = 2
-
-
-class FormatError(SnapshotterError):
-    """Bytes do not follow the format they claim to follow."""
-
-    status = Status.DATA_LOSS
-    exit_code = 10
-
-
-class IntegrityError(FormatError):
-    """Bytes do not have the digest they must have."""
-
-    exit_code = 11
-
-
 class Reason(StrEnum):
     """Why a layer is not lazy: a bounded set, usable in logs, tables and metrics."""
 
-    DISABLED = "disabled"
     DENIED = "denied-by-config"
     NO_LABELS = "no-source-labels"
     BAD_LABELS = "bad-source-labels"
@@ -92,6 +63,36 @@ class Reason(StrEnum):
     INTERNAL = "internal-error"
 
 
+class SnapshotterError(Exception):
+    """Root of the tree. The message says what happened, to what, and what to do."""
+
+    errno: ClassVar[int] = _errno.EIO
+    status: ClassVar[Status] = Status.UNKNOWN
+    exit_code: ClassVar[int] = 1
+    reason: Reason = Reason.INTERNAL
+
+
+class ConfigError(SnapshotterError):
+    """The configuration file or an option is wrong."""
+
+    status = Status.INVALID_ARGUMENT
+    exit_code = 2
+
+
+class FormatError(SnapshotterError):
+    """Bytes do not follow the format they claim to follow."""
+
+    status = Status.DATA_LOSS
+    exit_code = 10
+    reason = Reason.NOT_LAZY_FORMAT
+
+
+class IntegrityError(FormatError):
+    """Bytes do not have the digest they must have."""
+
+    exit_code = 11
+
+
 class NotLazy(SnapshotterError):
     """A layer cannot be mounted lazily; containerd unpacks it the ordinary way."""
 
@@ -108,12 +109,14 @@ class RegistryError(SnapshotterError):
 
     status = Status.UNAVAILABLE
     exit_code = 20
+    reason = Reason.REGISTRY_FAULT
 
 
 class RegistryUnreachable(RegistryError):
     """No answer in time, or a server error; asking again may help."""
 
     exit_code = 21
+    reason = Reason.UNREACHABLE
 
 
 class RegistryDenied(RegistryError):
@@ -122,6 +125,7 @@ class RegistryDenied(RegistryError):
     errno = _errno.EACCES
     status = Status.PERMISSION_DENIED
     exit_code = 22
+    reason = Reason.REGISTRY_DENIED
 
 
 class BlobMissing(RegistryError):
@@ -129,6 +133,7 @@ class BlobMissing(RegistryError):
 
     status = Status.NOT_FOUND
     exit_code = 23
+    reason = Reason.BLOB_MISSING
 
 
 class RangeUnsupported(RegistryError):
@@ -136,6 +141,7 @@ class RangeUnsupported(RegistryError):
 
     status = Status.FAILED_PRECONDITION
     exit_code = 24
+    reason = Reason.NO_RANGES
 
 
 class StoreError(SnapshotterError):
@@ -143,6 +149,7 @@ class StoreError(SnapshotterError):
 
     status = Status.INTERNAL
     exit_code = 30
+    reason = Reason.DISK
 
 
 class StoreFull(StoreError):
@@ -215,3 +222,10 @@ class DaemonUnreachable(SnapshotterError):
 
     status = Status.UNAVAILABLE
     exit_code = 60
+
+
+def reason_of(error: SnapshotterError | OSError) -> Reason:
+    """Why a layer is not lazy if this went wrong on the way to it."""
+    if isinstance(error, SnapshotterError):
+        return error.reason
+    return Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.DISK

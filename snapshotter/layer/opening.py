@@ -10,17 +10,7 @@ from pathlib import Path
 
 import trio
 
-from snapshotter.errors import (
-    BlobMissing,
-    FormatError,
-    NotLazy,
-    RangeUnsupported,
-    Reason,
-    RegistryDenied,
-    RegistryError,
-    RegistryUnreachable,
-    StoreError,
-)
+from snapshotter.errors import NotLazy, Reason, SnapshotterError, reason_of
 from snapshotter.format.footer import (
     Flavor,
     Footer,
@@ -187,19 +177,7 @@ def lazy_reasons(subject: str) -> Iterator[None]:
         yield
     except NotLazy:
         raise
-    except FormatError as error:
-        raise NotLazy(Reason.NOT_LAZY_FORMAT, f"layer {subject}: {error}") from error
-    except RegistryDenied as error:
-        raise NotLazy(Reason.REGISTRY_DENIED, f"layer {subject}: {error}") from error
-    except BlobMissing as error:
-        raise NotLazy(Reason.BLOB_MISSING, f"layer {subject}: {error}") from error
-    except RangeUnsupported as error:
-        raise NotLazy(Reason.NO_RANGES, f"layer {subject}: {error}") from error
-    except RegistryUnreachable as error:
-        raise NotLazy(Reason.UNREACHABLE, f"layer {subject}: {error}") from error
-    except RegistryError as error:
-        raise NotLazy(Reason.REGISTRY_FAULT, f"layer {subject}: {error}") from error
     except trio.TooSlowError as error:
         raise NotLazy(Reason.TIMEOUT, f"layer {subject}: opening it took longer than lazy.resolve_timeout_s") from error
-    except (StoreError, OSError) as error:
-        raise NotLazy(Reason.DISK, f"layer {subject}: the node's disk failed: {error}") from error
+    except (SnapshotterError, OSError) as error:
+        raise NotLazy(reason_of(error), f"layer {subject}: {error}") from error

@@ -14,20 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from snapshotter.errors import (
-    AlreadyExists,
-    BlobMissing,
-    FormatError,
-    NotFound,
-    NotLazy,
-    RangeUnsupported,
-    Reason,
-    RegistryDenied,
-    RegistryError,
-    RegistryUnreachable,
-    SnapshotterError,
-    StoreError,
-)
+from snapshotter.errors import AlreadyExists, NotFound, NotLazy, Reason, SnapshotterError, StoreError, reason_of
 from snapshotter.request import AttachedLayer, LayerRequest
 from snapshotter.service.cleanup import LayerGuard
 from snapshotter.service.labels import REMOTE, REMOTE_VALUE, SNAPSHOT_REF, layer_request, said_reference
@@ -40,21 +27,6 @@ from snapshotter.store.state import LayerRecord, Outcome, State
 from snapshotter.store.state_snapshots import Kind, NewSnapshot, SnapshotRecord
 
 _log = logging.getLogger(__name__)
-
-# Which reason an error of attach stands for; the first class that fits counts.
-_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
-    (RegistryUnreachable, Reason.UNREACHABLE),
-    (RegistryDenied, Reason.REGISTRY_DENIED),
-    (BlobMissing, Reason.BLOB_MISSING),
-    (RangeUnsupported, Reason.NO_RANGES),
-    (RegistryError, Reason.REGISTRY_FAULT),
-    (FormatError, Reason.TOC_INVALID),
-    (StoreError, Reason.DISK),
-    (TimeoutError, Reason.TIMEOUT),
-    (OSError, Reason.DISK),
-    (SnapshotterError, Reason.INTERNAL),
-)
-
 
 # What an image or the configuration says, on every node and at every pull: nothing that somebody must look into.
 _EXPECTED = frozenset({Reason.NOT_LAZY_FORMAT, Reason.MEDIA_TYPE, Reason.DENIED})
@@ -177,8 +149,7 @@ class RemotePrepare:
         except NotLazy:
             raise
         except (SnapshotterError, OSError) as error:
-            reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
-            raise NotLazy(reason, str(error) or type(error).__name__) from error
+            raise NotLazy(reason_of(error), str(error) or type(error).__name__) from error
 
     @contextmanager
     def _may_wait(self) -> Iterator[None]:

@@ -223,14 +223,25 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         header = super().frombuf(buf, encoding, errors)
-        if header.type in _EXTENSIONS and header.size > _EXTENSION_MAX:
-            raise FormatError(f"the layer's tar has an extension header of {header.size} bytes; the limit is 1 MiB")
-        if bytes(buf[257:265]) == _GNU_MAGIC and header.type in _TYPES:
-            # In GNU headers there is no name prefix; times of an incremental backup lie there.
-            header.name = bytes(buf[:100]).partition(b"\0")[0].decode(encoding, errors)
-            if header.type == tarfile.AREGTYPE and header.name.endswith("/"):
-                header.type = tarfile.DIRTYPE
+        header.read_as_go(buf, encoding, errors)
         return header
+
+    @classmethod
+    def _frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str, *, dircheck: bool = True) -> Self:
+        """Pythons with the fix for directories behind long names (Debian's 3.11.2 of 2026 too) read through this."""
+        header: Self = super()._frombuf(buf, encoding, errors, dircheck=dircheck)  # type: ignore[misc]
+        header.read_as_go(buf, encoding, errors, dircheck=dircheck)
+        return header
+
+    def read_as_go(self, buf: bytes | bytearray, encoding: str, errors: str, *, dircheck: bool = True) -> None:
+        """Mend what tarfile made of a header; an extension that is too large is a FormatError."""
+        if self.type in _EXTENSIONS and self.size > _EXTENSION_MAX:
+            raise FormatError(f"the layer's tar has an extension header of {self.size} bytes; the limit is 1 MiB")
+        if bytes(buf[257:265]) == _GNU_MAGIC and self.type in _TYPES:
+            # In GNU headers there is no name prefix; times of an incremental backup lie there.
+            self.name = bytes(buf[:100]).partition(b"\0")[0].decode(encoding, errors)
+            if dircheck and self.type == tarfile.AREGTYPE and self.name.endswith("/"):
+                self.type = tarfile.DIRTYPE
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:

@@ -1,6 +1,7 @@
 import io
 import tarfile
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -63,6 +64,32 @@ def test_old_tar_directory_is_a_slash_at_the_end_of_a_file() -> None:
 def test_times_in_an_incremental_gnu_header_are_no_name_prefix() -> None:
     header = raw_header(b"f", b"0", _345=b"14566500000\0", _357=b"14566500000\0")
     assert [one.name for one in scan(header + bytes(1024))] == ["f"]
+
+
+@pytest.fixture
+def newer_tarfile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tarfile read headers as its newer versions do, which no longer go through `frombuf`."""
+    if hasattr(tarfile.TarInfo, "_frombuf"):
+        return
+    parse: Any = tarfile.TarInfo.frombuf
+
+    def from_buffer(cls: Any, buf: bytes, encoding: str, errors: str, *, dircheck: bool = True) -> Any:
+        return parse.__func__(cls, buf, encoding, errors)
+
+    def from_file(cls: Any, archive: Any) -> Any:
+        header = cls._frombuf(archive.fileobj.read(512), archive.encoding, archive.errors, dircheck=True)
+        header.offset = archive.fileobj.tell() - 512
+        return header._proc_member(archive)
+
+    monkeypatch.setattr(tarfile.TarInfo, "_frombuf", classmethod(from_buffer), raising=False)
+    monkeypatch.setattr(tarfile.TarInfo, "fromtarfile", classmethod(from_file))
+
+
+@pytest.mark.usefixtures("newer_tarfile")
+def test_headers_mean_the_same_whichever_way_tarfile_reads_them() -> None:
+    test_times_in_an_incremental_gnu_header_are_no_name_prefix()
+    with pytest.raises(FormatError, match="extension header"):
+        scan(raw_header(b"a", b"x", 3 << 20) + bytes(4 << 20))
 
 
 def test_global_pax_headers_change_nothing_as_in_containerd() -> None:

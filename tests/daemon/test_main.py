@@ -5,10 +5,12 @@ import os
 import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +120,7 @@ def test_a_second_instance_is_refused_and_the_first_goes_on(instance: Instance) 
     other_root = instance.start("--root", str(instance.top / "other"), wait=False)
     _, err = other_root.communicate(timeout=START_S)
     assert other_root.returncode == 32
-    assert "give this one another run_dir" in err
+    assert f"run directory {instance.top / 'r'} is in use by process {first.pid}" in err
     assert instance.command("status").returncode == 0
 
 
@@ -151,6 +153,21 @@ def test_a_mount_taken_away_by_hand_ends_the_daemon_with_a_sentence(instance: In
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("database", ["state.db", "cache.db"])
+def test_a_directory_of_a_newer_version_is_refused_with_a_sentence(instance: Instance, database: str) -> None:
+    end(instance.start(), signal.SIGTERM)
+    path = instance.top / "root" / database
+    with closing(sqlite3.connect(path)) as opened:
+        opened.execute("PRAGMA user_version=999")
+    before = path.read_bytes()
+    process = instance.start(wait=False)
+    _, err = process.communicate(timeout=START_S)
+    assert process.returncode == 33
+    assert "run the newer version again" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
@@ -172,7 +189,12 @@ def test_a_start_that_cannot_work_is_one_sentence(
 
 def test_without_root_it_says_so(instance: Instance) -> None:
     instance.top.chmod(0o755)
-    command = ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-m", "snapshotter", "serve"]
+    # Imported as root: the clone may lie where nobody else can read, such as root's home.
+    code = (
+        "import os, snapshotter.daemon.main; from snapshotter.cli.main import main; from snapshotter.cli import serve\n"
+        "os.setgroups([]); os.setuid(65534); main()"
+    )
+    command = [sys.executable, "-c", code, "serve"]
     command += ["--root", str(instance.top / "root"), "--run-dir", str(instance.top / "r")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 50

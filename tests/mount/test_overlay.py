@@ -123,6 +123,20 @@ def test_suid_programs_get_their_owner_through_the_overlay(merged: Path) -> None
     assert child("os.execv(sys.argv[1], ['id', '-u'])", merged / "suid", user=1000) == 0
 
 
+def test_programs_get_their_capabilities_through_the_overlay(merged: Path) -> None:
+    _let_others_pass(merged)
+    code = """
+out, into = os.pipe()
+if os.fork() == 0:
+    os.dup2(into, 1)
+    os.execv(sys.argv[1], ["cat", "/proc/self/status"])
+os.close(into)
+status = open(out).read()
+print(json.dumps([line.split()[1] for line in status.splitlines() if line.startswith(("CapPrm", "CapEff"))]))
+"""
+    assert child(code, merged / "capable", user=1000) == [f"{1 << 10:016x}"] * 2
+
+
 def test_devices_open_through_the_overlay(merged: Path) -> None:
     code = "fd = os.open(sys.argv[1], os.O_RDWR); print(json.dumps([os.write(fd, b'x'), len(os.read(fd, 1))]))"
     assert child(code, merged / "null") == [1, 0]

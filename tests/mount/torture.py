@@ -21,6 +21,9 @@ def acl(*entries: tuple[int, int, int]) -> bytes:
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
+BIND_SERVICE = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+"""CAP_NET_BIND_SERVICE, permitted and effective. Source: linux/capability.h, vfs_cap_data revision 2."""
+
 _NOBODY = 0xFFFFFFFF
 ACL_1000_READS = acl((1, 6, _NOBODY), (2, 4, 1000), (4, 0, _NOBODY), (16, 4, _NOBODY), (32, 0, _NOBODY))
 
@@ -46,6 +49,8 @@ def torture() -> MemoryIndex:
     tree.add("closed", stat.S_IFREG | 0o000, data=b"closed")
     with open("/bin/id", "rb") as program:
         tree.add("suid", stat.S_IFREG | 0o4755, data=program.read())
+    with open("/bin/cat", "rb") as program:
+        tree.add("capable", stat.S_IFREG | 0o755, data=program.read(), xattrs={b"security.capability": BIND_SERVICE})
     tree.add("sticky", stat.S_IFDIR | 0o1777)
     tree.add("old", stat.S_IFREG | 0o644, mtime_ns=NEGATIVE_TIME)
     tree.add("marked", stat.S_IFREG | 0o644, data=b"x", xattrs={b"user.a": b"\x00\xff", b"user.empty": b""})

@@ -13,7 +13,7 @@ from snapshotter.errors import FormatError, RegistryUnreachable, SnapshotterErro
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.courier import Courier
 from snapshotter.layer.origin import Origin
-from snapshotter.layer.outage import OutagePolicy
+from snapshotter.layer.outage import OutagePolicy, Pauses
 from snapshotter.layer.priority import HostGate, Priority, Transfer
 from snapshotter.layer.sink import ChunkKey, Landed
 
@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 
 MEMORY_FLIGHTS = 4
 """Flights that may hold chunks in memory at one time while the disk takes nothing."""
+
+LOST_FOR_S = 1.0
+"""So long a member stays lost after an outage was waited out. When reading ahead fails the kernel asks for the page once
+more, at once, and a process cannot be killed in that second wait."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class Flights:
         self._outage = outage
         self._demand_window = demand_window
         self._flying: dict[tuple[int, int], Flight] = {}
+        self._lost: dict[tuple[int, int], tuple[float, RegistryUnreachable]] = {}
         self._memory = trio.CapacityLimiter(MEMORY_FLIGHTS)
 
     def window(self, origin: Origin) -> int:
@@ -67,6 +72,13 @@ class Flights:
     def find(self, origin: Origin, member: int) -> Flight | None:
         """The flight that brings a member at this moment, if there is one."""
         return self._flying.get((origin.number, member))
+
+    def refuse_lost(self, origin: Origin, members: Sequence[int]) -> None:
+        """Raise what a member ended with if an outage was waited out for it just now and nothing flies to bring it."""
+        for member in members:
+            until, error = self._lost.get((origin.number, member), (0.0, None))
+            if error is not None and trio.current_time() < until and self.find(origin, member) is None:
+                raise error.with_traceback(None)
 
     def announce(self, origin: Origin, member: int, transfer: Transfer) -> Flight:
         """Note that `transfer` brings a member, so that readers can join it."""
@@ -103,8 +115,13 @@ class Flights:
 
     async def _fly(self, origin: Origin, members: list[int], transfer: Transfer) -> None:
         error: SnapshotterError = RegistryUnreachable("the daemon stops; the fetch was given up")
+        began = trio.current_time()
         try:
             await self._bring(origin, members, transfer)
+        except RegistryUnreachable as failure:
+            error = failure
+            if transfer.priority is Priority.DEMAND and trio.current_time() - began >= LOST_FOR_S:
+                self._lose(origin, [member for member in members if self._brings(origin, member, transfer)], failure)
         except SnapshotterError as failure:
             error = failure
         except Exception as failure:
@@ -114,6 +131,11 @@ class Flights:
         finally:
             for member in members:
                 self.land(origin, member, transfer, error)
+
+    def _lose(self, origin: Origin, members: Sequence[int], error: RegistryUnreachable) -> None:
+        now = trio.current_time()
+        self._lost = {key: entry for key, entry in self._lost.items() if now < entry[0]}
+        self._lost |= {(origin.number, member): (now + LOST_FOR_S, error) for member in members}
 
     async def _bring(self, origin: Origin, members: list[int], transfer: Transfer) -> None:
         """Fetch until every member has landed. Raises RegistryError when the policy gives up."""
@@ -126,9 +148,9 @@ class Flights:
             try:
                 if to_memory:
                     async with self._memory:
-                        await self._attempt(origin, left, transfer, failures, to_memory=True)
+                        await self._attempt(origin, left, transfer, failures, pauses, to_memory=True)
                 else:
-                    await self._attempt(origin, left, transfer, failures, to_memory=False)
+                    await self._attempt(origin, left, transfer, failures, pauses, to_memory=False)
             except RegistryUnreachable:
                 left = [member for member in left if self._brings(origin, member, transfer)]
                 if transfer.priority is not Priority.DEMAND or not await pauses.another():
@@ -153,6 +175,7 @@ class Flights:
         members: list[int],
         transfer: Transfer,
         failures: dict[int, SnapshotterError],
+        pauses: Pauses,
         *,
         to_memory: bool,
     ) -> None:
@@ -165,4 +188,16 @@ class Flights:
             if isinstance(one.error, FormatError):
                 self._counters.verification_failures += 1
 
-        await self._courier.carry(origin, members, transfer, landed, to_memory=to_memory)
+        def arriving(_: int) -> None:
+            pauses.progressed()
+
+        host = origin.host
+        with pauses.attempt() as attempt:
+            await self._courier.carry(origin, members, transfer, landed, arriving=arriving, to_memory=to_memory)
+        if attempt.cancelled_caught:
+            error = RegistryUnreachable(
+                f"registry {host} sent nothing for as long as a read waits (fetch.on_outage); "
+                "check that the node reaches the registry"
+            )
+            self._counters.hosts[host] = str(error)
+            raise error

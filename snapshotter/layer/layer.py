@@ -170,8 +170,10 @@ class Layer:
         ]
         if not missing:
             return
+        members = sorted({chunk.member for chunk in missing})
+        self._flights.refuse_lost(self.origin, members)
         flights: list[Flight] = []
-        for member in sorted({chunk.member for chunk in missing}):
+        for member in members:
             flight = self._flights.find(self.origin, member)
             flights.append(flight or self._flights.start(self.origin, self._window(member), Priority.DEMAND)[0])
         self._look_ahead(identity, chunks, partial)

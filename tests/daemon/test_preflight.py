@@ -1,5 +1,6 @@
 import os
 import resource
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,3 +55,12 @@ def test_two_roots_cannot_share_a_run_directory(tmp_path: Path) -> None:
         pytest.raises(StoreLocked, match=f"run directory {tmp_path} is in use by process"),
     ):
         preflight.lock_run_dir(config)
+
+
+def test_busy_threads_give_the_interpreter_back_soon() -> None:
+    before = sys.getswitchinterval()
+    try:
+        preflight.share_interpreter()
+        assert sys.getswitchinterval() <= 0.001
+    finally:
+        sys.setswitchinterval(before)

@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 IMAGE ?=
 COMMAND ?=
+# The recipe reads them from the environment: quotes in them must not end the recipe's own.
+export IMAGE COMMAND
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long bench lint api lock clean
@@ -15,7 +17,7 @@ setup: ## Install system packages (as root) and the locked virtual environment; 
 	@PYTHON="$(PYTHON)" dev/setup.sh
 
 demo: setup ## Pull an image lazily and whole, side by side; IMAGE=host/name:tag takes that one (COMMAND='…' what it runs)
-	@$(BIN)/python -m integration.demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(COMMAND),--command "$(COMMAND)")
+	@$(BIN)/python -m integration.demo $(if $(IMAGE),--image "$$IMAGE") $(if $(COMMAND),--command "$$COMMAND")
 
 test: setup ## Unit, property, real-mount and containerd tests, short forms
 	@$(BIN)/pytest

@@ -4,6 +4,7 @@ Everything runs below scratch folders that are gone at the end, also after Ctrl-
 """
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import grpc
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -55,7 +57,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--command", help="what the container runs; else what the image says")
     parser.add_argument("--round-trip-ms", type=float, default=0.0, help="make the line to the registry this slow")
     options = parser.parse_args(argv)
-    console = Console(stderr=True)
+    try:
+        options.words = tuple(shlex.split(options.command or ""))
+    except ValueError as error:
+        parser.error(f"argument --command: {options.command!r}: {error}")
+    console = Console(stderr=True, soft_wrap=True)
+    if os.geteuid() != 0:
+        console.print("the demonstration mounts file systems and runs containers: run it as root (sudo make demo)")
+        return 1
     try:
         with termination_unwinds(), running_registry() as registry:
             _demonstrate(console, registry, options)
@@ -63,13 +72,20 @@ def main(argv: Sequence[str]) -> int:
         console.print("interrupted; everything is removed")
         return INTERRUPTED
     except (CommandFailed, DidNotStart, TimeoutError) as error:
-        console.print(f"[red]the demonstration stopped[/]: {error}", highlight=False)
-        return 1
+        return _stopped(console, str(error))
+    except grpc.RpcError as error:  # containerd's words on what it could not pull or start
+        return _stopped(console, getattr(error, "details", lambda: "")() or str(error))
     return 0
 
 
+def _stopped(console: Console, why: str) -> int:
+    console.print("[red]the demonstration stopped[/]; everything is removed:", highlight=False)
+    console.print(why, markup=False, highlight=False)
+    return 1
+
+
 def _demonstrate(console: Console, registry: Registry, options: argparse.Namespace) -> None:
-    command = tuple(shlex.split(options.command)) if options.command else () if options.image else WORKLOAD
+    command = options.words or (() if options.image else WORKLOAD)
     with console.status("making the pause image") as status:
         with registry.client() as client:
             pause_image(BUILD / "pause").push(client, PAUSE)
@@ -99,10 +115,16 @@ def _copy(reference: str, registry: Registry) -> None:
     host = urlsplit(f"//{reference}").hostname
     plain = ["--src-tls-verify=false"] if host in {"localhost", "127.0.0.1"} else []
     target = f"docker://{registry.host}/demo:plain"
-    run(
-        ["skopeo", "copy", "--quiet", *plain, "--dest-tls-verify=false", f"docker://{reference}", target],
-        timeout_s=3600,
-    )
+    try:
+        run(
+            ["skopeo", "copy", "--quiet", *plain, "--dest-tls-verify=false", f"docker://{reference}", target],
+            timeout_s=3600,
+        )
+    except CommandFailed as error:
+        raise CommandFailed(
+            f"{error}\n{reference} cannot be copied: check its name and that this machine reaches the registry; "
+            "credentials are those of `docker login` or `podman login`"
+        ) from None
 
 
 def _is_lazy(registry: Registry, tag: str) -> bool:
@@ -138,7 +160,7 @@ def _table(runs: Sequence[Run], image: str, command: Sequence[str]) -> Table:
     )
     words = " ".join(f'"{word}"' if " " in word else word for word in command)
     table.caption = f"command: {words or 'the image’s own'}\nfirst line: {runs[-1].first_line}"
-    table.add_column("pulled with")
+    table.add_column("pulled with", no_wrap=True)
     for heading in ("pulled after", "first output after", "over the wire until then", "share of the image"):
         table.add_column(heading, justify="right")
     for one in runs:

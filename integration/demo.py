@@ -29,7 +29,8 @@ from integration.images.sample import WORKLOAD, pause_image, sample_image
 
 BUILD = Path(__file__).parent.parent / "build" / "images"
 TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
-ZSTD_TOC_DIGEST = "io.github.containers.zstd-chunked.manifest-checksum"
+# As podman and its kin annotate zstd:chunked, now and formerly.
+ZSTD_TOC_DIGESTS = {f"{prefix}.zstd-chunked.manifest-checksum" for prefix in ("io.github.containers", "io.containers")}
 INTERRUPTED = 130
 
 
@@ -98,7 +99,7 @@ def _demonstrate(console: Console, registry: Registry, options: argparse.Namespa
             with registry.client() as client:
                 image.push(client, "demo:plain")
         lazy = "demo:plain"
-        if not _is_lazy(registry, "plain"):
+        if not is_lazy(registry, "plain"):
             status.update("converting it with snapshotter image convert")
             convert(registry.host, "demo:plain", "demo:lazy")
             lazy = "demo:lazy"
@@ -127,11 +128,11 @@ def _copy(reference: str, registry: Registry) -> None:
         ) from None
 
 
-def _is_lazy(registry: Registry, tag: str) -> bool:
+def is_lazy(registry: Registry, tag: str) -> bool:
     """Whether every layer says itself where its table of contents is."""
     with registry.client() as client:
         layers = client.manifest("demo", tag)["layers"]
-    return all({TOC_DIGEST, ZSTD_TOC_DIGEST} & layer.get("annotations", {}).keys() for layer in layers)
+    return all(({TOC_DIGEST} | ZSTD_TOC_DIGESTS) & layer.get("annotations", {}).keys() for layer in layers)
 
 
 def _run(this: Node, name: str, command: Sequence[str]) -> Run:

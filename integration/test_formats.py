@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from integration.conftest import BUILD, QUIET, StartNode
+from integration.demo import is_lazy
 from integration.harness.node import Node, node
 from integration.harness.registry import Registry
 from integration.images.convert import push_with_skopeo
@@ -43,6 +44,14 @@ def test_zstd_chunked_by_skopeo_runs_lazily(fresh: Node, registry: Registry) -> 
     push_with_skopeo(small_image(BUILD / "small"), registry.host, "by-skopeo:small")
     # The lowest layer holds what the pod's pause image holds, which is there already.
     assert run_lazily(fresh, "by-skopeo:small", layers=2) == SMALL_OUTPUT
+
+
+def test_demonstration_takes_a_lazy_image_as_it_is(registry: Registry) -> None:
+    image = small_image(BUILD / "small")
+    push_with_skopeo(image, registry.host, "demo:by-skopeo")
+    with registry.client() as client:
+        image.push(client, "demo:ordinary")
+    assert [is_lazy(registry, tag) for tag in ("by-skopeo", "ordinary")] == [True, False]
 
 
 def test_external_toc_is_found_beside_the_image(fresh: Node, registry: Registry) -> None:

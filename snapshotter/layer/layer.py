@@ -4,8 +4,10 @@ A read of a complete file is one `preadv` that does not block when the page cach
 the read touches are found once, here, and handed down.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Protocol
 
@@ -22,6 +24,8 @@ from snapshotter.registry.blob import Blob
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.partial import PartialFile
 from snapshotter.store.state import LayerRecord
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """Between landing and reading an eviction may take a file away; so often it is fetched again."""
@@ -79,8 +83,11 @@ class Layer:
             return b""
         found = self._store.acquire(self.domain, self.index.digest(node), file_size)
         if found is not None:
-            with found:
-                return await pread(found.fd, offset, size)
+            try:
+                with found:
+                    return await pread(found.fd, offset, size)
+            except StoreError as error:
+                await self._drop_unreadable(self.index.digest(node), error)
         try:
             return await self.read_chunks(node, offset, size)
         except (FormatError, RegistryError) as error:
@@ -132,8 +139,11 @@ class Layer:
         """The read's bytes from object, partial file and memory; None if some are not on the node."""
         found = self._store.acquire(self.domain, identity.digest, identity.size)
         if found is not None:
-            with found:
-                return await pread(found.fd, offset, size)
+            try:
+                with found:
+                    return await pread(found.fd, offset, size)
+            except StoreError as error:
+                await self._drop_unreadable(identity.digest, error)
         partial = self._store.partial(self.domain, identity) if len(identity.chunks) > 1 else None
         if not all(self._at_hand(chunk, partial, memory) for chunk in chunks):
             return None
@@ -150,8 +160,18 @@ class Layer:
                 with partial.borrow() as fd:
                     if fd is None:
                         return None
-                    result += await pread(fd, chunk.file_offset + start, stop - start)
+                    try:
+                        result += await pread(fd, chunk.file_offset + start, stop - start)
+                    except StoreError as error:
+                        log.warning("chunk %d of a large file is fetched again: %s", chunk.ordinal, error)
+                        await trio.to_thread.run_sync(_forget_chunk, partial, chunk.ordinal)
+                        return None
         return result
+
+    async def _drop_unreadable(self, digest: bytes, error: StoreError) -> None:
+        """The disk does not give an object back: the network can. Raises StoreError if it does not go either."""
+        log.warning("cached file %s is fetched again: %s", digest.hex(), error)
+        await trio.to_thread.run_sync(self._store.remove, self.domain, digest)
 
     @staticmethod
     def _at_hand(chunk: Chunk, partial: PartialFile | None, memory: dict[ChunkKey, bytes]) -> bool:
@@ -247,6 +267,12 @@ class Layer:
             return False
         partial = self._store.partial(self.domain, self._identity(chunk.node))
         return partial is not None and partial.present(chunk.ordinal)
+
+
+def _forget_chunk(partial: PartialFile, ordinal: int) -> None:
+    # Should the map not be written either, the chunk is missing for this process all the same.
+    with suppress(OSError):
+        partial.forget([ordinal])
 
 
 async def pread(fd: int, offset: int, size: int) -> bytes | bytearray:

@@ -52,7 +52,7 @@ def build_services(
     except SnapshotterError as error:
         log.error("tidying up after the last run failed, the next Cleanup tries again: %s", error)  # noqa: TRY400
     snapshots = Snapshots(state, directories, lazy)
-    pulls = PullLog(state)
+    pulls = PullLog()
     waiting = config.lazy.max_waiting_pulls
     remote = RemotePrepare(
         snapshots, state, lazy, guard, pulls, max_waiting=waiting, timeout_s=config.lazy.resolve_timeout_s

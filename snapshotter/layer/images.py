@@ -1,6 +1,7 @@
 """From what containerd's labels say to attached layers: one manifest for an image, all its layers at once."""
 
 import logging
+import weakref
 from dataclasses import dataclass, field
 
 import trio
@@ -46,23 +47,26 @@ class _Outcome:
     """A layer on its way to the shelf."""
 
     ready: trio.Event = field(default_factory=trio.Event)
-    layer: Layer | None = None
+    layer: weakref.ref[Layer] | None = None
+    """The shelf keeps it: a removed layer must not hold its index, a descriptor and space on the disk."""
     failure: NotLazy | None = None
     told: bool = False
     ended_at: float = float("inf")
 
     async def wait(self) -> Layer:
         await self.ready.wait()
-        if self.layer is None:
+        layer = self.layer and self.layer()
+        if layer is None:
             self.told = True
             raise self.failure or NotLazy(Reason.INTERNAL, "opening the layer was given up")
-        return self.layer
+        return layer
 
     @property
     def stale(self) -> bool:
         """Whether a new request starts anew: the layer was removed since, or the failure is old or was told already."""
         if self.layer is not None:
-            return self.layer.released
+            layer = self.layer()
+            return layer is None or layer.released
         return self.told or trio.current_time() > self.ended_at + FAILURE_LIFE_S
 
 
@@ -173,7 +177,7 @@ class Images:
         try:
             with lazy_reasons(descriptor.digest), trio.fail_after(self._config.resolve_timeout_s):
                 async with self._shelf.opening(descriptor.digest):
-                    outcome.layer = await self._attach(image, descriptor, label, request)
+                    outcome.layer = weakref.ref(await self._attach(image, descriptor, label, request))
         except NotLazy as failure:
             outcome.failure = failure
         except SnapshotterError as failure:
@@ -192,7 +196,10 @@ class Images:
                 Reason.MEDIA_TYPE, f"layer {descriptor.digest} has media type {descriptor.media_type}, which has no TOC"
             )
         allow_unverified = self._config.allow_unverified
-        anchor = anchor_of(descriptor, label, allow_unverified=allow_unverified)
+        if allow_unverified and request.skip_verify:
+            anchor = Anchor(None, None)
+        else:
+            anchor = anchor_of(descriptor, label, allow_unverified=allow_unverified)
         domain = sharing_domain(self._share, image.reference.host, image.reference.repository)
         source = LayerSource(str(image.reference), image.manifest_digest)
         record = await trio.to_thread.run_sync(self._known, descriptor, anchor.toc_digest, domain)

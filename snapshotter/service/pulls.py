@@ -1,4 +1,7 @@
-"""What became of each layer of a pull: kept in the state, and said in one line of the log when a pull is through."""
+"""What became of each layer of a pull, said in one line of the log when the pull is through.
+
+The reason why a layer is not lazy is kept with its snapshot; this is for whoever reads the log.
+"""
 
 import logging
 import threading
@@ -6,16 +9,24 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from snapshotter.errors import Reason
 from snapshotter.request import LayerRequest
-from snapshotter.store.state import Outcome, State
 
 _log = logging.getLogger(__name__)
 
 # A pull that broke off is never told to us; its line is written when this many others wait, or after this time.
 _MAX_OPEN = 64
 _MAX_AGE_NS = 900 * 10**9
+
+
+class Outcome(StrEnum):
+    """How a layer of a pull ended."""
+
+    LAZY = "lazy"
+    PRESENT = "present"
+    ORDINARY = "ordinary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +52,13 @@ class _OpenPull:
 class PullLog:
     """Collects the outcomes of layers by image until the image's last layer was asked for."""
 
-    def __init__(self, state: State, clock_ns: Callable[[], int] = time.time_ns) -> None:
-        self._state = state
+    def __init__(self, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._clock_ns = clock_ns
         self._lock = threading.Lock()  # guards _open
         self._open: OrderedDict[tuple[str, str, str], _OpenPull] = OrderedDict()
 
     def note(self, request: LayerRequest, outcome: LayerOutcome) -> None:
         """Take the outcome of one layer of an image. The last layer's label names no other layer than itself."""
-        self._state.record_pull(request.reference, outcome.layer, outcome.outcome, outcome.reason, outcome.message)
         key = (request.namespace, request.reference, request.manifest_digest or "")
         finished = []
         with self._lock:
@@ -68,7 +77,6 @@ class PullLog:
 
     def note_unknown(self, reference: str, outcome: LayerOutcome) -> None:
         """Take the outcome of a layer whose labels could not be read; `reference` is "" where they name none."""
-        self._state.record_pull(reference, outcome.layer, outcome.outcome, outcome.reason, outcome.message)
         _say(_OpenPull(reference, self._clock_ns(), [outcome]))
 
     def close(self) -> None:

@@ -20,10 +20,10 @@ from snapshotter.service.cleanup import LayerGuard
 from snapshotter.service.labels import REMOTE, REMOTE_VALUE, SNAPSHOT_REF, layer_request, said_reference
 from snapshotter.service.lazy import LazyLayers
 from snapshotter.service.mounts import Mount
-from snapshotter.service.pulls import LayerOutcome, PullLog
+from snapshotter.service.pulls import LayerOutcome, Outcome, PullLog
 from snapshotter.service.snapshots import Fallback, Snapshots
 from snapshotter.store import state_snapshots as rows
-from snapshotter.store.state import LayerRecord, Outcome, State
+from snapshotter.store.state import LayerRecord, State
 from snapshotter.store.state_snapshots import Kind, NewSnapshot, SnapshotRecord
 
 _log = logging.getLogger(__name__)

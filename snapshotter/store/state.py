@@ -4,10 +4,9 @@ Snapshots are read and written with `state_snapshots`, inside a transaction of `
 """
 
 from snapshotter.store.state_layers import LayerRecord, LayerSource, LayerTable
-from snapshotter.store.state_pulls import Outcome, PullRecord, PullTable
 
-__all__ = ["LayerRecord", "LayerSource", "Outcome", "PullRecord", "State"]
+__all__ = ["LayerRecord", "LayerSource", "State"]
 
 
-class State(LayerTable, PullTable):
+class State(LayerTable):
     """The whole of `state.db`, usable from any thread; SQLite never runs on the trio thread (house, Async)."""

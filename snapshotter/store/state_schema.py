@@ -59,16 +59,6 @@ CREATE TABLE sessions (
     number          INTEGER PRIMARY KEY AUTOINCREMENT, -- the <session> of <fuse>/<session>/; never used twice
     created_ns      INTEGER NOT NULL          -- when it began, Unix time in nanoseconds
 );
-CREATE TABLE pulls (                          -- the last outcome of each layer of each image, for people to read
-    id              INTEGER PRIMARY KEY AUTOINCREMENT, -- order of arrival: the oldest rows leave first
-    reference       TEXT NOT NULL,            -- image reference as the labels said it; may be empty
-    layer_digest    TEXT NOT NULL,            -- sha256:<hex>, or the target's name where no label said it
-    outcome         TEXT NOT NULL,            -- "lazy", "present" or "ordinary"
-    reason          TEXT,                     -- errors.Reason of an ordinary one
-    message         TEXT,                     -- the sentence that goes with it
-    at_ns           INTEGER NOT NULL,         -- Unix time in nanoseconds
-    UNIQUE (reference, layer_digest)
-);
 """
 
 MIGRATIONS: Sequence[Migration] = (_REVISION_1,)

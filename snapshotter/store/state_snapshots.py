@@ -197,8 +197,15 @@ def _record(row: sqlite3.Row, labels: Mapping[str, str]) -> SnapshotRecord:
         size=row["size"],
         inodes=row["inodes"],
         layer_number=row["layer_number"],
-        not_lazy=None if row["not_lazy"] is None else Reason(row["not_lazy"]),
+        not_lazy=_reason(row["not_lazy"]),
         not_lazy_message=row["not_lazy_message"],
         reference=row["reference"],
         labels=labels,
     )
+
+
+def _reason(word: str | None) -> Reason | None:
+    """A kept reason; a word of another version, which must not make every List fail, is an internal error's."""
+    if word is None:
+        return None
+    return Reason(word) if word in set(Reason) else Reason.INTERNAL

@@ -149,6 +149,24 @@ def test_a_layer_without_an_anchor_is_refused_unless_the_admin_allows_it(tmp_pat
     run(main)
 
 
+def test_a_request_to_skip_verification_counts_only_with_the_admins_word(tmp_path: Path) -> None:
+    (built,) = layers(1)
+    lying = {**built.annotations, TOC_DIGEST: digest_of(b"another")}
+
+    async def main() -> None:
+        registry = MemoryRegistry()
+        manifest = registry.add_image("1", [(built.blob, lying)])
+        asked = replace(request(built, manifest.digest), skip_verify=True)
+        async with world(tmp_path / "no", registry) as it:
+            with pytest.raises(NotLazy):
+                await it.room.resolve(asked)
+        allowed = replace(QUIET, lazy=replace(QUIET.lazy, allow_unverified=True))
+        async with world(tmp_path / "yes", registry, allowed) as it:
+            assert not (await it.room.resolve(asked)).record.verified
+
+    run(main)
+
+
 def test_legacy_stargz_needs_the_admins_word_and_shares_nothing(tmp_path: Path) -> None:
     built = layer(dir("d"), file("d/0", b"x" * 1000), flavor=Flavor.STARGZ)
     allowed = replace(QUIET, lazy=replace(QUIET.lazy, allow_unverified=True))

@@ -14,9 +14,10 @@ import grpc
 
 from snapshotter.api import mount_pb2, snapshots_pb2_grpc
 from snapshotter.api import snapshots_pb2 as pb
+from snapshotter.request import LayerRequest
 from snapshotter.service.cleanup import Cleanup, LayerGuard
 from snapshotter.service.directories import SnapshotDirectories
-from snapshotter.service.pulls import PullLog
+from snapshotter.service.pulls import LayerOutcome, PullLog
 from snapshotter.service.remote import RemotePrepare
 from snapshotter.service.server import build_server
 from snapshotter.service.servicer import SnapshotsServicer
@@ -30,6 +31,24 @@ _MS_REMOUNT = 32
 _MNT_DETACH = 2
 
 Mounts = Sequence[mount_pb2.Mount]
+
+
+class RememberedPulls(PullLog):
+    """The log of pulls, with what it was told, newest last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, LayerOutcome]] = []
+
+    def note(self, request: LayerRequest, outcome: LayerOutcome) -> None:
+        """As the base class."""
+        self.told.append((request.reference, outcome))
+        super().note(request, outcome)
+
+    def note_unknown(self, reference: str, outcome: LayerOutcome) -> None:
+        """As the base class."""
+        self.told.append((reference, outcome))
+        super().note_unknown(reference, outcome)
 
 
 class Node:
@@ -52,7 +71,7 @@ class Node:
             self.state, self.top / "layers", self.top / "l", self.directories.fs, offers=self.offers
         )
         self.guard = LayerGuard()
-        self.pulls = PullLog(self.state)
+        self.pulls = RememberedPulls()
         self.snapshots = Snapshots(self.state, self.directories, self.lazy)
         self.cleanup = Cleanup(self.state, self.directories, self.lazy, self.guard)
         self.remote = RemotePrepare(

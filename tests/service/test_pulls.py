@@ -1,23 +1,12 @@
 """The line about a pull."""
 
 import logging
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from snapshotter.errors import Reason
 from snapshotter.request import LayerRequest
-from snapshotter.service.pulls import LayerOutcome, PullLog
-from snapshotter.store.state import Outcome, State
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    """An empty state."""
-    opened = State(tmp_path / "state.db")
-    yield opened
-    opened.close()
+from snapshotter.service.pulls import LayerOutcome, Outcome, PullLog
 
 
 def request(layer: str, *above: str, reference: str = "r/x:1") -> LayerRequest:
@@ -30,9 +19,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-def test_a_pull_begun_anew_ends_the_one_before(state: State, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pull_begun_anew_ends_the_one_before(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    log = PullLog(state)
+    log = PullLog()
     log.note(request("a", "b"), LayerOutcome("a", Outcome.ORDINARY, Reason.BUSY, "too many"))
     log.note(request("a", "b"), LayerOutcome("a", Outcome.LAZY))
     assert lines(caplog) == [f"pull of r/x:1: 1 layers, 1 not lazy: a ordinary ({Reason.BUSY})"]
@@ -40,10 +29,10 @@ def test_a_pull_begun_anew_ends_the_one_before(state: State, caplog: pytest.LogC
     assert lines(caplog)[1:] == ["pull of r/x:1: 1 layers, 0 not lazy: a lazy"]
 
 
-def test_pulls_that_broke_off_are_told_in_the_end(state: State, caplog: pytest.LogCaptureFixture) -> None:
+def test_pulls_that_broke_off_are_told_in_the_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     now = [0]
-    log = PullLog(state, lambda: now[0])
+    log = PullLog(lambda: now[0])
     log.note(request("a", "b", reference="old"), LayerOutcome("a", Outcome.LAZY))
     now[0] = 10**12
     log.note(request("a", "b", reference="new"), LayerOutcome("a", Outcome.LAZY))
@@ -53,7 +42,7 @@ def test_pulls_that_broke_off_are_told_in_the_end(state: State, caplog: pytest.L
     assert lines(caplog)[1:] == ["pull of new: 1 layers, 0 not lazy: a lazy"]
 
 
-def test_a_layer_without_readable_labels_has_its_own_line(state: State, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_layer_without_readable_labels_has_its_own_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    PullLog(state).note_unknown("", LayerOutcome("chain", Outcome.ORDINARY, Reason.NO_LABELS, "none"))
+    PullLog().note_unknown("", LayerOutcome("chain", Outcome.ORDINARY, Reason.NO_LABELS, "none"))
     assert lines(caplog) == ["pull of an image without a name: 1 layers, 1 not lazy: chain ordinary (no-source-labels)"]

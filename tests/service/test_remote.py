@@ -24,8 +24,8 @@ from snapshotter.errors import (
 )
 from snapshotter.request import AttachedLayer, LayerRequest
 from snapshotter.service.labels import REMOTE, SNAPSHOT_REF
+from snapshotter.service.pulls import Outcome
 from snapshotter.service.remote import RemoteRequest
-from snapshotter.store.state import Outcome
 from snapshotter.store.state_snapshots import SnapshotRecord
 from tests.doubles.lazy_layers import Offer
 from tests.service.node import Node, mounted
@@ -46,9 +46,9 @@ from tests.service.remote_labels import (
 
 
 def last_pull(node: Node) -> tuple[str, str, Outcome, Reason | None]:
-    """The newest kept outcome."""
-    pull = node.state.pulls()[-1]
-    return pull.reference, pull.layer_digest, pull.outcome, pull.reason
+    """The newest outcome that was noted."""
+    reference, noted = node.pulls.told[-1]
+    return reference, noted.layer, noted.outcome, noted.reason
 
 
 def test_a_lazy_layer_is_committed_with_all_labels(node: Node) -> None:
@@ -136,7 +136,7 @@ def test_every_fault_ends_in_an_ordinary_snapshot_with_its_reason(
     record = node.snapshots.stat(key)
     assert (record.not_lazy, record.reference) == (reason, REFERENCE)
     assert dict(record.labels) == labels
-    assert node.state.pulls()[-1].reason is reason
+    assert last_pull(node)[3] is reason
     [line] = [entry for entry in caplog.records if "is not lazy" in entry.getMessage()]
     assert line.levelno == (logging.INFO if reason is Reason.NOT_LAZY_FORMAT else logging.WARNING)
     assert str(reason) in line.getMessage()
@@ -145,7 +145,7 @@ def test_every_fault_ends_in_an_ordinary_snapshot_with_its_reason(
     # What containerd unpacked satisfies the next namespace without any network.
     node.lazy.fault = AssertionError("asked the registry")
     assert adopted(node, labels, namespace="k8s.io") == "default/2/c1"
-    assert node.state.pulls()[-1].outcome is Outcome.PRESENT
+    assert last_pull(node)[2] is Outcome.PRESENT
 
 
 def test_an_ordinary_image_is_no_reason_for_a_warning(node: Node, caplog: pytest.LogCaptureFixture) -> None:

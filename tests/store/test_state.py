@@ -1,4 +1,4 @@
-"""`state.db`: layers, sources, sessions and pulls."""
+"""`state.db`: layers, sources and sessions."""
 
 import itertools
 import sqlite3
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from snapshotter.errors import FailedPrecondition, NotFound, Reason, StateRevision, StoreError
+from snapshotter.errors import FailedPrecondition, NotFound, StateRevision, StoreError
 from snapshotter.store import state_snapshots as rows
-from snapshotter.store.state import LayerRecord, LayerSource, Outcome, PullRecord, State
-from snapshotter.store.state_pulls import MAX_PULLS
+from snapshotter.store.state import LayerRecord, LayerSource, State
 from snapshotter.store.state_schema import MIGRATIONS
 from snapshotter.store.state_snapshots import Kind, NewSnapshot
 
@@ -147,30 +146,6 @@ def test_a_snapshot_cannot_name_an_unknown_layer(state: State) -> None:
         snapshot(state, "a", None, Kind.COMMITTED, 77)
     with state.read() as db:
         assert rows.everything(db) == []
-
-
-def test_pulls_keep_the_last_outcome_of_each_layer(state: State) -> None:
-    state.record_pull("r", "l1", Outcome.ORDINARY, Reason.BUSY, "too many")
-    state.record_pull("r", "l2", Outcome.LAZY)
-    state.record_pull("r", "l1", Outcome.PRESENT)
-    state.record_pull("s", "l1", Outcome.ORDINARY, Reason.TIMEOUT, "late")
-    assert state.pulls() == [
-        PullRecord("r", "l2", Outcome.LAZY, None, None, 1001),
-        PullRecord("r", "l1", Outcome.PRESENT, None, None, 1002),
-        PullRecord("s", "l1", Outcome.ORDINARY, Reason.TIMEOUT, "late", 1003),
-    ]
-
-
-def test_pulls_are_bounded_and_the_oldest_leave(state: State) -> None:
-    with state.write() as db:
-        db.executemany(
-            "INSERT INTO pulls (reference, layer_digest, outcome, at_ns) VALUES ('r', ?, 'lazy', 1)",
-            [(f"l{n}",) for n in range(MAX_PULLS)],
-        )
-    state.record_pull("r", "new", Outcome.LAZY)
-    layers = [pull.layer_digest for pull in state.pulls()]
-    assert len(layers) == MAX_PULLS
-    assert (layers[0], layers[-1]) == ("l1", "new")
 
 
 def test_a_newer_revision_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ left to the reader; a reader who wants what a stream is just bringing joins it, 
 """
 
 import logging
+import weakref
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -65,7 +66,8 @@ class Fill:
         self._prefetching: set[int] = set()
         # One sweep over an index at a time: each holds the GIL a good part of its time, and readers need threads too.
         self._sweeps = trio.CapacityLimiter(1)
-        self._send, self._receive = trio.open_memory_channel[Layer](QUEUE_MAX)
+        # A layer that is removed while it waits must not keep its index, a descriptor and space on the disk.
+        self._send, self._receive = trio.open_memory_channel[weakref.ref[Layer]](QUEUE_MAX)
 
     @property
     def busy(self) -> bool:
@@ -88,17 +90,24 @@ class Fill:
         if not self._config.background or layer.record.complete or layer.released:
             return
         try:
-            self._send.send_nowait(layer)
+            self._send.send_nowait(weakref.ref(layer))
         except trio.WouldBlock:
             log.warning("layer %s: too many layers wait for background fill", layer.record.layer_digest)
 
     async def run(self) -> None:
         """Fill queued layers for ever."""
-        async for layer in self._receive:
+        async for queued in self._receive:
             self._at_work += 1
-            await self._quiet()
-            await self._fill(layer, layer.index.payload_end, Priority.BACKGROUND, BACKGROUND_RANGE)
+            await self._next(queued)
             self._at_work -= 1
+
+    async def _next(self, queued: weakref.ref[Layer]) -> None:
+        """Fill one layer of the queue, unless it was removed meanwhile."""
+        if queued() is not None:
+            await self._quiet()
+        layer = queued()
+        if layer is not None and not layer.released:
+            await self._fill(layer, layer.index.payload_end, Priority.BACKGROUND, BACKGROUND_RANGE)
 
     async def _quiet(self) -> None:
         """Wait until no read has had to wait for `background_delay_s`; at most `PATIENCE` times that long."""

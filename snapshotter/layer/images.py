@@ -55,7 +55,7 @@ class _Outcome:
 
     async def wait(self) -> Layer:
         await self.ready.wait()
-        layer = self.layer and self.layer()
+        layer = None if self.layer is None else self.layer()
         if layer is None:
             self.told = True
             raise self.failure or NotLazy(Reason.INTERNAL, "opening the layer was given up")

@@ -36,6 +36,11 @@ async def settled(it: World) -> None:
     raise AssertionError("fill does not end")
 
 
+def mapped() -> str:
+    """The files that this process maps."""
+    return Path("/proc/self/maps").read_text()
+
+
 def stored(one: Layer) -> int:
     return sum(one.member_stored(number) for number in range(one.index.member_count))
 
@@ -248,3 +253,20 @@ def test_a_cache_in_which_nothing_can_go_is_said_once_and_not_looked_at_all_the_
 
     assert run(main) == 1
     assert [entry.getMessage()[:25] for entry in caplog.records] == ["1000 bytes of the cache m"]
+
+
+def test_removed_layer_that_waits_to_be_filled_lets_go_of_its_index(tmp_path: Path) -> None:
+    """Its file is deleted, but takes space and a descriptor for as long as it is mapped."""
+    registry = MemoryRegistry()
+    patient = replace(BACKGROUND, fetch=replace(BACKGROUND.fetch, background_delay_s=1000.0))
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, patient) as it:
+            await it.pull(a_layer(), layer(file("other", NOISE[:900])))
+            await trio.sleep(0.1)
+            assert str(it.root / "index") in mapped()
+            for number in [one.number for one in it.room.shelf.all()]:
+                await it.room.housekeeping.release(number)
+            assert str(it.root / "index") not in mapped()
+
+    run(main)

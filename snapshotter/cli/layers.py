@@ -42,13 +42,16 @@ def layers(*, config_path: Path | None, address: Path | None, timeout_s: float, 
         table = show.table("  LAYER", "SIZE", "HERE", "STATE", "WHY", right=("SIZE", "HERE"))
         for column, width in zip(table.columns, (14, 8, 4, 8), strict=False):
             column.min_width = width  # the tables of several images stand in line
+        above = ""
         for row in of_image:
+            why = show.brief(": ".join(filter(None, (row["reason"], row["detail"]))))
             table.add_row(
                 "  " + show.short(row["digest"]),
                 show.human(row["size"]) if row["size"] or row["number"] else "-",
                 show.share(row["present"], row["size"]),
                 show.cell(row["state"], STYLES.get(row["state"], "")),
-                show.cell(show.brief(": ".join(filter(None, (row["reason"], row["detail"]))))),
+                show.cell("as above" if why and why == above else why),
             )
+            above = why
         console.print(show.cell(image or "(image unknown)", "bold"))
         show.emit(table)

@@ -65,8 +65,8 @@ def anchor_of(descriptor: Descriptor, label: str | None, *, allow_unverified: bo
     if toc_digest is None and checksum is None and not allow_unverified:
         raise NotLazy(
             Reason.NO_ANCHOR,
-            f"layer {descriptor.digest} has no annotation {TOC_DIGEST}: its TOC cannot be verified; "
-            "convert the image (snapshotter image convert), or set lazy.allow_unverified",
+            f"no annotation {TOC_DIGEST}: not made for lazy pulling, or nothing to verify it with; "
+            "convert the image (snapshotter image convert)",
         )
     return Anchor(toc_digest, checksum)
 

@@ -103,6 +103,8 @@ class Shelf:
                 log.exception("layer %s cannot be brought back", record.layer_digest)
 
     async def _restore(self, record: LayerRecord) -> None:
+        if record.index_revision != INDEX_REVISION:
+            record = await self._renew(record)
         path = self.index_path(record)
         try:
             index = Index.open(path)
@@ -113,10 +115,16 @@ class Shelf:
         sources = await trio.to_thread.run_sync(self._state.sources, record.number)
         self._layers[record.number] = self._make(record, index, self._blobs(record, sources))
 
+    async def _renew(self, record: LayerRecord) -> LayerRecord:
+        """A layer that another version left: its index in this revision, and a new number with it."""
+        log.info("layer %s: its index is written anew for this version", record.layer_digest)
+        await self._rebuild(replace(record, index_revision=INDEX_REVISION))
+        renewed = await trio.to_thread.run_sync(self._state.renumber_layer, record.number, INDEX_REVISION)
+        await trio.to_thread.run_sync(self._drop_files, record)
+        return renewed
+
     async def _rebuild(self, record: LayerRecord) -> None:
-        """Build an index anew from the kept TOC. Only with the same revision: inode numbers depend on it."""
-        if record.index_revision != INDEX_REVISION:
-            raise StoreError(f"its index has revision {record.index_revision}, this version writes {INDEX_REVISION}")
+        """Build an index in this version's revision anew from the kept TOC."""
         await self._pool.run(
             Job(
                 section=str(toc_path(self._root / "tocs", record.toc_digest)),

@@ -28,11 +28,11 @@ class TocPool:
     async def serve(self) -> None:
         """Keep a worker ready for the first pull; until cancelled, which ends the idle workers."""
         try:
-            self._idle.append(await self._start())
-        except OSError as error:
-            # A task of the node's nursery: out of processes or memory, the first pull tries again.
-            log.warning("cannot start a worker for TOCs: %s", error)
-        try:
+            try:
+                self._idle.append(await self._start())
+            except OSError as error:
+                # A task of the node's nursery: out of processes or memory, the first pull tries again.
+                log.warning("cannot start a worker for TOCs: %s", error)
             await trio.sleep_forever()
         except trio.Cancelled:
             while self._idle:

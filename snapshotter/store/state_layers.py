@@ -88,6 +88,34 @@ class LayerTable(StateDatabase):
                 db.execute("UPDATE layers SET verified = 1 WHERE number = ?", (row["number"],))
             return _record(db.execute(_BY_IDENTITY, identity).fetchone())
 
+    def renumber_layer(self, number: int, index_revision: int) -> LayerRecord:
+        """Record a layer with an index of another revision; its sources and snapshots go over to the new number.
+
+        A new number, since inode numbers depend on the index and the kernel may remember those of the old one.
+
+        Raises:
+            NotFound: no such layer.
+        """
+        with self.write() as db:
+            old = db.execute("SELECT * FROM layers WHERE number = ?", (number,)).fetchone()
+            if old is None:
+                raise NotFound(f"layer {number} is not recorded on this node")
+            identity = (old["layer_digest"], old["toc_digest"], old["domain"], index_revision)
+            if db.execute(_BY_IDENTITY, identity).fetchone() is None:
+                values = {name: old[name] for name in old.keys() if name != "number"}  # noqa: SIM118 (a sqlite3.Row)
+                values["index_revision"] = index_revision
+                names, marks = ", ".join(values), ", ".join("?" * len(values))
+                db.execute(f"INSERT INTO layers ({names}) VALUES ({marks})", tuple(values.values()))  # noqa: S608 (columns)
+            new = _record(db.execute(_BY_IDENTITY, identity).fetchone())
+            db.execute(
+                "INSERT OR IGNORE INTO layer_sources"
+                " SELECT ?, reference, manifest_digest FROM layer_sources WHERE number = ?",
+                (new.number, number),
+            )
+            db.execute("UPDATE snapshots SET layer_number = ? WHERE layer_number = ?", (new.number, number))
+            db.execute("DELETE FROM layers WHERE number = ?", (number,))
+        return new
+
     def layers(self) -> list[LayerRecord]:
         """Every recorded layer, lowest number first."""
         with self.read() as db:

@@ -9,6 +9,8 @@ import trio.testing
 
 from snapshotter.errors import FailedPrecondition
 from snapshotter.format.index import INDEX_REVISION, Index
+from snapshotter.store import state_snapshots as rows
+from snapshotter.store.state_snapshots import Kind, NewSnapshot
 from tests.doubles.layers import BuiltLayer, dir, file, layer
 from tests.doubles.memory_registry import MemoryRegistry
 from tests.layer.world import request, run, world
@@ -117,5 +119,35 @@ def test_a_layer_is_not_removed_while_it_is_opened(tmp_path: Path) -> None:
             assert await it.read(one, "d/0") == built.files["d/0"]
             await it.room.release(one.number)
             assert it.room.shelf.all() == ()
+
+    run(main)
+
+
+def test_an_index_of_another_version_is_built_anew_without_network_under_a_new_number(tmp_path: Path) -> None:
+    registry, built = MemoryRegistry(), layers(2)
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry) as it:
+            old, kept = await it.pull(*built)
+            await it.read(old, "d/0")
+            with it.state.write() as db:
+                made = rows.insert(db, NewSnapshot("one", None, Kind.COMMITTED, 1, {}, layer_number=old.number))
+                older = INDEX_REVISION - 1
+                db.execute("UPDATE layers SET index_revision = ? WHERE number = ?", (older, old.number))
+            path = it.room.shelf.index_path(old.record)
+            path.rename(path.with_name(path.name.replace(f".{INDEX_REVISION}.idx", f".{older}.idx")))
+        registry.blobs.clear()
+        registry.manifests.clear()
+        async with world(tmp_path / "root", registry) as it:
+            assert it.room.shelf.broken() == {}
+            known, renewed = sorted(it.room.shelf.all(), key=lambda one: one.number)
+            assert (known.number, renewed.record.layer_digest) == (kept.number, old.record.layer_digest)
+            assert renewed.number > kept.number
+            assert await it.read(renewed, "d/0") == built[0].files["d/0"]
+            with it.state.read() as db:
+                (snapshot,) = rows.everything(db)
+            assert (snapshot.id, snapshot.layer_number) == (made, renewed.number)
+            assert it.state.sources(renewed.number) != []
+            assert len(list((it.root / "index").iterdir())) == 2
 
     run(main)

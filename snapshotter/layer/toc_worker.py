@@ -167,8 +167,11 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
     while line := sys.stdin.buffer.readline():
         done = answer(line)
-        sys.stdout.buffer.write(msgspec.json.encode(done) + b"\n")
-        sys.stdout.buffer.flush()
+        try:
+            os.write(sys.stdout.fileno(), msgspec.json.encode(done) + b"\n")
+        except BrokenPipeError:
+            # The daemon was killed meanwhile; the files are in place for the next one.
+            break
         if done.heavy:
             break
 

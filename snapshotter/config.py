@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from snapshotter.config_values import (
     BOOL,
     GIB,
+    HOSTS,
     KIB,
     MIB,
     OUTAGE,
@@ -141,7 +142,7 @@ class RegistryConfig:
         None, PATH, "File with registry credentials; unset: $DOCKER_CONFIG/config.json, else ~/.docker/config.json."
     )
     plain_http: tuple[str, ...] = _key(
-        (), PATTERNS, "Registry hosts (host or host:port) spoken to without TLS; localhost is, without being named."
+        (), HOSTS, "Registry hosts (host or host:port) spoken to without TLS; localhost is, without being named."
     )
     connect_timeout_s: float = _key(5.0, SECONDS, "How long a connection attempt may take.")
     read_timeout_s: float = _key(20.0, SECONDS, "How long a registry may send nothing before the request is repeated.")

@@ -21,6 +21,7 @@ _UNITS = {
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
 }  # fmt: skip
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 _WAIT = re.compile(r"wait:([1-9][0-9]{0,8})([sm])")
 
 
@@ -79,9 +80,27 @@ def _read_path(value: object) -> Path:
     return Path(value)
 
 
+def _show_texts(texts: tuple[str, ...]) -> str:
+    return "[" + ", ".join(map(quote, texts)) + "]"
+
+
 def _read_patterns(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise ValueError('a list of non-empty texts, such as ["registry.example.org/*"]')
+    for pattern in value:
+        # A reference ends in a tag or digest and names no scheme. What can match nothing would deny nothing either.
+        exact = not set("*?[") & set(pattern) and not set(":@") & set(pattern.partition("/")[2].rpartition("/")[2])
+        if exact or "://" in pattern:
+            raise ValueError(
+                f"a list of patterns that whole references can match, such as registry.example.org/* (with the "
+                f"tag or a *, without https://), which {quote(pattern)} is not"
+            )
+    return tuple(value)
+
+
+def _read_hosts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and _HOST.fullmatch(item) for item in value):
+        raise ValueError('a list of hosts without scheme and path, such as ["registry.example.org:5000"]')
     return tuple(value)
 
 
@@ -142,7 +161,8 @@ def quote(text: object) -> str:
 BOOL = Kind(_read_bool, lambda value: "true" if value else "false")
 SIZE = Kind(_read_size, lambda size: quote(show_size(size)) if size and size % KIB == 0 else str(size))
 PATH = Kind(_read_path, quote)
-PATTERNS = Kind(_read_patterns, lambda texts: "[" + ", ".join(map(quote, texts)) + "]")
+PATTERNS = Kind(_read_patterns, _show_texts)
+HOSTS = Kind(_read_hosts, _show_texts)
 OUTAGE = Kind(_read_outage, quote)
 SECONDS = number(0.1, 86400, " of seconds")
 SHARE = number(0.01, 1, "")

@@ -27,7 +27,12 @@ SECONDS = st.floats(0.1, 86400)
 NAMES = st.text(string.ascii_letters + string.digits + "-_. é\x7f'", min_size=1, max_size=12).filter(
     lambda name: name not in (".", "..")
 )
-TEXTS = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), max_size=4).map(tuple)
+# What a reference may hold and what TOML must escape; a pattern without its star could match nothing, nor with a scheme.
+PATTERNS = st.lists(
+    st.text(st.characters(codec="utf-8"), max_size=20).filter(lambda text: "://" not in text).map("{}*".format),
+    max_size=4,
+).map(tuple)
+HOSTS = st.lists(st.from_regex(r"[a-z0-9.-]{1,20}(:[0-9]{1,5})?", fullmatch=True), max_size=4).map(tuple)
 
 
 @st.composite
@@ -38,7 +43,7 @@ def configs(draw: st.DrawFn) -> Config:
         run_dir=Path("/x") / draw(st.text(string.ascii_lowercase, min_size=1, max_size=17)),
         address=draw(st.none() | NAMES.map(lambda name: Path("/s") / name)),
         plane=draw(st.sampled_from(["auto", "fuse", "erofs"])),
-        lazy=LazyConfig(draw(TEXTS), draw(TEXTS), draw(st.booleans()), draw(SECONDS), draw(st.integers(1, 256))),
+        lazy=LazyConfig(draw(PATTERNS), draw(PATTERNS), draw(st.booleans()), draw(SECONDS), draw(st.integers(1, 256))),
         fetch=FetchConfig(
             on_outage=draw(st.sampled_from(["error", "wait", "wait:1s", "wait:15m"])),
             prefetch=draw(st.booleans()),
@@ -48,7 +53,7 @@ def configs(draw: st.DrawFn) -> Config:
             connections_per_host=draw(st.integers(1, 256)),
         ),
         cache=CacheConfig(draw(st.sampled_from(["node", "registry", "image"])), draw(SIZES), high, low, draw(SIZES)),
-        registry=RegistryConfig(draw(st.none() | NAMES.map(lambda n: Path("/c") / n)), draw(TEXTS), draw(SECONDS)),
+        registry=RegistryConfig(draw(st.none() | NAMES.map(lambda n: Path("/c") / n)), draw(HOSTS), draw(SECONDS)),
         log=LogConfig(draw(st.sampled_from(["debug", "error"])), draw(st.sampled_from(["text", "json"]))),
     )
 
@@ -101,6 +106,10 @@ def test_any_text_is_a_config_or_a_config_error(text: str) -> None:
         ('[fetch]\non_outage = "wait:5h"', ['"wait:60s"']),
         ('[lazy]\nallow = "docker.io/*"', ["a list of non-empty texts"]),
         ("[lazy]\nallow = [1]", ["a list of non-empty texts"]),
+        ('[lazy]\ndeny = ["evil.org"]', ["deny must be", "with the tag or a *", 'which "evil.org" is not']),
+        ('[lazy]\ndeny = ["evil.org:5000/team/app"]', ["with the tag or a *"]),
+        ('[lazy]\nallow = ["https://good.org/*"]', ["without https://"]),
+        ('[registry]\nplain_http = ["http://near.org:5000"]', ["plain_http must be", "without scheme"]),
         ('root = "var/lib"', ["an absolute path"]),
         ('root = "/a,b"', ["root", "must not contain"]),
         ('run_dir = "/a:b"', ["run_dir", "must not contain"]),
@@ -162,6 +171,14 @@ def test_deny_outranks_allow_and_patterns_cover_the_whole_reference() -> None:
     assert not lazy.admits("ghcr.io/cms/x:v2")
     assert not lazy.admits("quay.io/x/y:1")
     assert not LazyConfig(allow=()).admits("docker.io/library/python:3.11")
+
+
+def test_whole_references_and_hosts_of_every_kind_are_taken() -> None:
+    exact = ["evil.org:5000/app:1", "evil.org/a/b@sha256:00", "evil*", "[a-c].org/?:1"]
+    hosts = ["near.org", "near.org:5000", "10.0.0.1:80", "[fd00::1]:5000"]
+    config = parse(f"[lazy]\ndeny = {exact}\n[registry]\nplain_http = {hosts}", "x")
+    assert config.lazy.deny == tuple(exact)
+    assert config.registry.plain_http == tuple(hosts)
 
 
 def test_command_line_is_laid_over_the_file_and_checked_like_it() -> None:

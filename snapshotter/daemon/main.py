@@ -29,6 +29,7 @@ from snapshotter.errors import PlaneError, SnapshotterError
 from snapshotter.layer.room import LayerRoom, assemble
 from snapshotter.plane.probe import PlaneChoice, choose_plane, read_facts
 from snapshotter.registry.client import Registry
+from snapshotter.service.address import check_address
 from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.full_disk import open_with_room
 from snapshotter.store.lock import RootLock
@@ -80,6 +81,8 @@ def run(config: Config) -> int:
         preflight.own_directory(config.run_dir, "run_dir")
         undo.callback(RootLock(config.root).release)
         undo.callback(preflight.lock_run_dir(config).release)
+        # Before anything is mounted: a start that must fail leaves nothing behind.
+        check_address(config.socket)
         log.info("version %s, plane %s (%s), root %s", __version__, plane.plane, plane.reason, config.root)
         try:
             return trio.run(serve, config, plane, notifier)

@@ -51,6 +51,6 @@ def teardown_stopped(config: Config, *, force: bool) -> TeardownView:
             # A daemon with another root may serve it.
             undo.enter_context(lock_run_dir(config))
         result = teardown(config.run_dir, config.root, force=force)
-        if result.done:
+        if result.done and config.socket.is_socket():
             config.socket.unlink(missing_ok=True)
         return result

@@ -1,6 +1,7 @@
 """Carries a run of members from a registry into the store: one ranged request, one sink, one priority."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
@@ -66,10 +67,12 @@ class Courier:
         *,
         arriving: Callable[[int], None] | None = None,
         to_memory: bool = False,
+        patient: bool = False,
     ) -> None:
         """Fetch the range from the first to the last of `members` and call `landed` for each, in blob order.
 
-        `arriving` is told the blob offset that each piece reaches, before the piece is inflated.
+        `arriving` is told the blob offset that each piece reaches, before the piece is inflated. `patient` fetches wait
+        while another one asks whether a host that was away is back.
 
         Raises:
             RegistryError: the bytes cannot be had from any source of the layer; those landed before are kept.
@@ -83,13 +86,14 @@ class Courier:
         async def stream(blob: Blob) -> None:
             nonlocal position
             gate = self.gates[blob.host]
-            async with gate.slot(transfer):
+            async with gate.slot(transfer), self._asking(gate, patient=patient):
                 self._counters.requests[transfer.priority] += 1
                 asked: float | None = trio.current_time()
                 async with blob.open_range(position, start + length - position) as body:
                     async for piece in body:
                         self._answered(blob.host, asked)
                         asked = None
+                        gate.breaker.answered()
                         for part in _wanted_first(piece, first_end - position, transfer):
                             position += len(part)
                             if arriving is not None:
@@ -101,6 +105,23 @@ class Courier:
                 await self._from_sources(origin, stream)
         finally:
             sink.abort()
+
+    @asynccontextmanager
+    async def _asking(self, gate: HostGate, *, patient: bool) -> AsyncIterator[None]:
+        """Ask a host when its breaker lets us, and tell the breaker what came of it."""
+        probe = await gate.breaker.admit(patient=patient)
+        try:
+            yield
+        except RegistryUnreachable:
+            gate.breaker.failed(probe=probe)
+            raise
+        except RegistryError:
+            gate.breaker.answered()
+            raise
+        except BaseException:
+            if probe:
+                gate.breaker.given_up()
+            raise
 
     async def _from_sources(self, origin: Origin, stream: Callable[[Blob], Awaitable[None]]) -> None:
         """Go on with one source after the other until the stream is through; a host that is away is asked once.

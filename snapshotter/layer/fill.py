@@ -6,7 +6,7 @@ left to the reader; a reader who wants what a stream is just bringing joins it, 
 
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import trio
@@ -30,10 +30,17 @@ GAP_MAX = 64 << 10
 
 QUEUE_MAX = 4096
 
+PREFETCH_RETRIES = 2
+"""After so many more attempts a prefetch is left to the reads and to background fill."""
+
 PATIENCE = 15
 """A node that always reads something gets its layers filled all the same, after so many delays."""
 
-RETRY_PAUSES_S = (5.0, 30.0, 120.0)
+RETRY_PAUSES_S = (5.0, 30.0, 120.0, 600.0)
+"""Before a layer that could not be filled is tried again; the last one for ever after."""
+
+FULL_PAUSE_S = 60.0
+"""Background fill looks so often whether the cache has room again."""
 
 
 class Progress(Protocol):
@@ -54,6 +61,7 @@ class Fill:
         counters: Counters,
         config: FetchConfig,
         progress: Progress,
+        has_room: Callable[[int], bool],
     ) -> None:
         self._nursery = nursery
         self._courier = courier
@@ -61,6 +69,8 @@ class Fill:
         self._counters = counters
         self._config = config
         self._progress = progress
+        self._has_room = has_room
+        self._failures: dict[int, int] = {}
         self.retry_pauses_s: tuple[float, ...] = RETRY_PAUSES_S
         self._at_work = 0
         self._prefetching: set[int] = set()
@@ -102,12 +112,27 @@ class Fill:
             self._at_work -= 1
 
     async def _next(self, queued: weakref.ref[Layer]) -> None:
-        """Fill one layer of the queue, unless it was removed meanwhile."""
+        """Fill one layer of the queue, unless it was removed meanwhile; one that fails waits for its next turn."""
         if queued() is not None:
             await self._quiet()
         layer = queued()
-        if layer is not None and not layer.released:
-            await self._fill(layer, layer.index.payload_end, Priority.BACKGROUND, BACKGROUND_RANGE)
+        if layer is None or layer.released:
+            return
+        if await self._fill(layer, layer.index.payload_end, Priority.BACKGROUND, BACKGROUND_RANGE):
+            self._failures.pop(layer.number, None)
+        elif not layer.released:
+            failures = self._failures.get(layer.number, 0)
+            self._failures[layer.number] = failures + 1
+            pause_s = self.retry_pauses_s[min(failures, len(self.retry_pauses_s) - 1)]
+            self._nursery.start_soon(self._queue_later, queued, layer.number, pause_s)
+
+    async def _queue_later(self, queued: weakref.ref[Layer], number: int, pause_s: float) -> None:
+        await trio.sleep(pause_s)
+        layer = queued()
+        if layer is None or layer.released:
+            self._failures.pop(number, None)
+        else:
+            self.queue(layer)
 
     async def _quiet(self) -> None:
         """Wait until no read has had to wait for `background_delay_s`; at most `PATIENCE` times that long."""
@@ -134,29 +159,29 @@ class Fill:
         try:
             end = self.prefetch_end(layer)
             if end and not layer.record.prefetched:
-                await self._fill(layer, end, Priority.PREFETCH, self._config.prefetch_max)
+                for pause_s in (*self.retry_pauses_s[:PREFETCH_RETRIES], None):
+                    if await self._fill(layer, end, Priority.PREFETCH, self._config.prefetch_max) or pause_s is None:
+                        break
+                    await trio.sleep(pause_s)
         finally:
             self._prefetching.discard(layer.number)
             self._at_work -= 1
         self.queue(layer)
 
-    async def _fill(self, layer: Layer, end: int, priority: Priority, range_max: int) -> None:
-        """Fetch what is missing below blob offset `end`; gives up quietly, reads fetch for themselves."""
-        for pause_s in (*self.retry_pauses_s, None):
-            try:
-                whole = await self._pass(layer, end, priority, range_max)
-                if whole and not layer.released:
-                    await self._progress(layer.number, complete=end == layer.index.payload_end)
-            except SnapshotterError as error:
-                log.info("layer %s: %s stopped: %s", layer.record.layer_digest, priority.name.lower(), error)
-                whole = False
-            except Exception:
-                # A task of the node's nursery: a fault here must not end every mount.
-                log.exception("layer %s: %s failed", layer.record.layer_digest, priority.name.lower())
-                return
-            if whole or layer.released or pause_s is None:
-                return
-            await trio.sleep(pause_s)
+    async def _fill(self, layer: Layer, end: int, priority: Priority, range_max: int) -> bool:
+        """Fetch what is missing below blob offset `end`; False if something is missing still, which reads can fetch."""
+        try:
+            whole = await self._pass(layer, end, priority, range_max)
+            if whole and not layer.released:
+                await self._progress(layer.number, complete=end == layer.index.payload_end)
+        except SnapshotterError as error:
+            log.info("layer %s: %s stopped: %s", layer.record.layer_digest, priority.name.lower(), error)
+            return False
+        except Exception:
+            # A task of the node's nursery: a fault here must not end every mount.
+            log.exception("layer %s: %s failed", layer.record.layer_digest, priority.name.lower())
+            return False
+        return whole
 
     async def _pass(self, layer: Layer, end: int, priority: Priority, range_max: int) -> bool:
         """One pass over the missing ranges; True if nothing is missing afterwards."""
@@ -165,10 +190,17 @@ class Fill:
         )
         whole = True
         for run in runs:
+            if priority is Priority.BACKGROUND:
+                await self._room_for(layer, range_max)
             if layer.released:
                 return False
             whole &= await self._carry(layer, run, Transfer(priority))
         return whole
+
+    async def _room_for(self, layer: Layer, size: int) -> None:
+        """Wait until the cache takes `size` more without anything having to leave: filling must not evict."""
+        while not layer.released and not await trio.to_thread.run_sync(self._has_room, size, limiter=self._sweeps):  # noqa: ASYNC110
+            await trio.sleep(FULL_PAUSE_S)
 
     def _missing_runs(self, layer: Layer, end: int, range_max: int) -> Iterator[list[int]]:
         """Runs of members with something missing, each at most `range_max` bytes of blob; small gaps are bridged."""

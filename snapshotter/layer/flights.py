@@ -193,7 +193,15 @@ class Flights:
 
         host = origin.host
         with pauses.attempt() as attempt:
-            await self._courier.carry(origin, members, transfer, landed, arriving=arriving, to_memory=to_memory)
+            await self._courier.carry(
+                origin,
+                members,
+                transfer,
+                landed,
+                arriving=arriving,
+                to_memory=to_memory,
+                patient=transfer.priority is Priority.DEMAND and self._outage.wait_s > 0,
+            )
         if attempt.cancelled_caught:
             error = RegistryUnreachable(
                 f"registry {host} sent nothing for as long as a read waits (fetch.on_outage); "

@@ -11,6 +11,8 @@ from enum import IntEnum
 
 import trio
 
+from snapshotter.layer.breaker import Breaker
+
 
 class Priority(IntEnum):
     """Lower is sooner."""
@@ -19,6 +21,10 @@ class Priority(IntEnum):
     PREFETCH = 1
     BACKGROUND = 2
 
+
+DEMAND_STREAMS = 256
+"""Demand reads of one host under way at a time. One that hangs costs a socket; few would let one blob that hangs stop
+the reads of every other layer of its registry."""
 
 PREFETCH_STREAMS = 3
 BACKGROUND_STREAMS = 1
@@ -43,12 +49,12 @@ class Transfer:
 
 
 class HostGate:
-    """The slots of one host. Used on the trio thread only."""
+    """The slots of one host, and whether it answers. Used on the trio thread only."""
 
-    def __init__(self, connections: int) -> None:
-        demand = max(1, connections - PREFETCH_STREAMS - BACKGROUND_STREAMS)
+    def __init__(self, host: str) -> None:
+        self.breaker = Breaker(host)
         self._slots = {
-            Priority.DEMAND: trio.CapacityLimiter(demand),
+            Priority.DEMAND: trio.CapacityLimiter(DEMAND_STREAMS),
             Priority.PREFETCH: trio.CapacityLimiter(PREFETCH_STREAMS),
             Priority.BACKGROUND: trio.CapacityLimiter(BACKGROUND_STREAMS),
         }
@@ -118,14 +124,13 @@ class HostGate:
 class Gates:
     """One gate for each host, made when first asked for."""
 
-    def __init__(self, connections_per_host: int) -> None:
-        self._connections = connections_per_host
+    def __init__(self) -> None:
         self._hosts: dict[str, HostGate] = {}
 
     def __getitem__(self, host: str) -> HostGate:
         gate = self._hosts.get(host)
         if gate is None:
-            gate = self._hosts[host] = HostGate(self._connections)
+            gate = self._hosts[host] = HostGate(host)
         return gate
 
 

@@ -90,7 +90,7 @@ def assemble(
     def count_opening(size: int) -> None:
         counters.fetched[Priority.DEMAND] += size
 
-    courier = Courier(store, Gates(config.fetch.connections_per_host), counters, config.fetch.background_bandwidth)
+    courier = Courier(store, Gates(), counters, config.fetch.background_bandwidth)
     flights = Flights(nursery, courier, counters, OutagePolicy(config.fetch.outage_wait_s), config.fetch.demand_window)
     pool = TocPool(nursery, TOC_JOB_TIMEOUT_S)
     shelf = Shelf(root, state, store, registry, flights, pool, counters)
@@ -101,7 +101,7 @@ def assemble(
             lambda: state.set_progress(number, prefetched=True, complete=True if complete else None)
         )
 
-    fill = Fill(nursery, courier, flights, counters, config.fetch, note_progress)
+    fill = Fill(nursery, courier, flights, counters, config.fetch, note_progress, store.has_room)
     manifests = ManifestStore(registry, root / "manifests", local)
     opener = Opener(registry, pool, root, count_opening)
     images = Images(nursery, manifests, opener, shelf, fill, state, config.lazy, config.cache.share)

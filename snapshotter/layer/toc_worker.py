@@ -156,6 +156,8 @@ def answer(line: bytes) -> Done:
         return Done(reason=Reason.TOC_INVALID, message=str(error))
     except SnapshotterError as error:
         return Done(reason=Reason.INTERNAL, message=str(error))
+    except FileNotFoundError as error:
+        return Done(reason=Reason.DISK, message=f"a file that was kept for it is gone: {error.filename}")
     except OSError as error:
         return Done(reason=Reason.DISK, message=f"keeping the TOC failed: {error}")
     except MemoryError:

@@ -1,10 +1,5 @@
 """The gRPC server on its unix socket: containerd's service, the control service, and grpc.health.v1."""
 
-import errno
-import os
-import secrets
-import socket
-import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +8,8 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from snapshotter.errors import ConfigError, StoreError, StoreLocked
+from snapshotter.errors import StoreError
+from snapshotter.service.address import check_address, passing_name
 
 # Adds one service to a server, such as `SnapshotsServicer.register`.
 Registration = Callable[[grpc.Server], None]
@@ -22,9 +18,6 @@ Registration = Callable[[grpc.Server], None]
 _MESSAGE_LIMIT = 16 << 20
 _SOCKET_MODE = 0o600
 _DIRECTORY_MODE = 0o700
-# sockaddr_un: 108 bytes with the closing zero (unix(7)).
-_MAX_ADDRESS = 107
-_PROBE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +48,7 @@ def build_server(address: Path, registrations: Sequence[Registration], max_worke
         ConfigError: the address is too long, or something that is no socket lies there.
         StoreError: the socket cannot be made.
     """
-    if max(len(os.fsencode(path)) for path in (address, _passing(address))) > _MAX_ADDRESS:
-        raise ConfigError(
-            f"address {address} is too long: a socket's path may have {_MAX_ADDRESS} bytes, and what "
-            "it is made under needs up to 12 behind the directory"
-        )
+    check_address(address)
     server = grpc.server(
         ThreadPoolExecutor(max_workers, thread_name_prefix="grpc"),
         options=[
@@ -88,8 +77,7 @@ def _bind(server: grpc.Server, address: Path) -> None:
     if not address.parent.is_dir():
         address.parent.mkdir(mode=_DIRECTORY_MODE, parents=True)
         address.parent.chmod(_DIRECTORY_MODE)
-    _refuse_taken(address)
-    bound = _passing(address)
+    bound = passing_name(address)
     bound.parent.mkdir(mode=_DIRECTORY_MODE)
     try:
         try:
@@ -101,25 +89,3 @@ def _bind(server: grpc.Server, address: Path) -> None:
     finally:
         bound.unlink(missing_ok=True)
         bound.parent.rmdir()
-
-
-def _passing(address: Path) -> Path:
-    return address.parent / f".{secrets.token_hex(4)}" / "s"
-
-
-def _refuse_taken(address: Path) -> None:
-    try:
-        mode = address.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"address {address} is not a socket but something else: remove it or choose another address")
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_PROBE_TIMEOUT_S)
-        try:
-            probe.connect(os.fspath(address))
-        except OSError as error:
-            if error.errno == errno.ECONNREFUSED:
-                return  # left by a process that is gone; the rename replaces it
-            raise
-    raise StoreLocked(f"somebody answers at {address} already: is another daemon running there?")

@@ -36,3 +36,9 @@ def room_for(size: int, used: int, free: int, limits: CacheConfig) -> str | None
     if limits.min_free and free - size < limits.min_free:
         return f"only {free} bytes are free on its file system, cache.min_free keeps {limits.min_free}"
     return None
+
+
+def has_room(size: int, used: int, free: int, limits: CacheConfig) -> bool:
+    """Whether `size` bytes more leave the cache at or below the mark to which an eviction would bring it."""
+    target = int(limits.min_free * (1 + limits.high_water - limits.low_water))
+    return (not limits.quota or used + size <= limits.quota * limits.low_water) and free - size >= target

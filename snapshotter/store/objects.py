@@ -21,7 +21,7 @@ from snapshotter.config import CacheConfig
 from snapshotter.errors import StoreError, StoreFull
 from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.disk import disk_errors, hash_range, syncfs
-from snapshotter.store.eviction import Evicted, bytes_to_free, room_for
+from snapshotter.store.eviction import Evicted, bytes_to_free, has_room, room_for
 from snapshotter.store.handles import HandleCache, OpenObject
 from snapshotter.store.identity import FileIdentity
 from snapshotter.store.intake import Intake, StoreCounters
@@ -256,6 +256,16 @@ class ObjectStore:
         with disk_errors("count the cache"):
             self._tally.recount(self._placement.scan)
             return bytes_to_free(self._tally.used(), self._free(), self._limits)
+
+    def has_room(self, size: int) -> bool:
+        """Whether the cache would be no fuller than its low-water mark with `size` bytes more.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+        with disk_errors("count the cache"):
+            self._tally.recount(self._placement.scan)
+            return has_room(size, self._tally.used(), self._free(), self._limits)
 
     def evict(self, candidates: Iterable[tuple[str, bytes, int]], bytes_to_free: int) -> Evicted:
         """Remove (domain, digest, size) after (domain, digest, size) with their partial files until enough is free.

@@ -199,3 +199,14 @@ def test_without_root_it_says_so(instance: Instance) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 50
     assert "must run as root" in done.stderr.splitlines()[-1]
+
+
+def test_a_start_that_fails_for_its_address_mounts_nothing(instance: Instance) -> None:
+    taken = instance.top / "taken"
+    taken.write_text("mine")
+    process = instance.start("--address", str(taken), wait=False)
+    _, err = process.communicate(timeout=START_S)
+    assert process.returncode == 2
+    assert "not a socket" in err.splitlines()[-1]
+    assert taken.read_text() == "mine"
+    assert str(instance.top) not in Path("/proc/self/mountinfo").read_text()

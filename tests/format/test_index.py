@@ -146,7 +146,6 @@ def test_an_entry_costs_at_most_250_bytes_and_its_name() -> None:
     assert len(built.index_bytes()) < 2000 * 250
 
 
-@pytest.mark.long
 def test_million_entries_become_an_index() -> None:
     digest = "sha256:" + "1" * 64
     row = '{"name":"d%03d/f%06d","type":"reg","size":9,"offset":7,"chunkDigest":"%s"}'

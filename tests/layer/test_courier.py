@@ -36,7 +36,7 @@ class Answers:
 def courier(tmp_path: Path) -> Courier:
     store = ObjectStore(tmp_path, CacheDB(tmp_path / "cache.db"), QUIET.cache)
     store.close()
-    return Courier(store, Gates(8), Counters(), 0)
+    return Courier(store, Gates(), Counters(), 0)
 
 
 def test_the_window_is_the_configured_one_where_answers_are_quick(tmp_path: Path) -> None:

@@ -270,3 +270,34 @@ def test_removed_layer_that_waits_to_be_filled_lets_go_of_its_index(tmp_path: Pa
             assert str(it.root / "index") not in mapped()
 
     run(main)
+
+
+def test_background_fill_stops_before_anything_would_have_to_leave(tmp_path: Path) -> None:
+    built = a_layer()
+    config = replace(BACKGROUND, cache=replace(QUIET.cache, quota=300_000))
+
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry(), config) as it:
+            (one,) = await it.pull(built)
+            await trio.sleep(0.3)
+            assert it.room.counters.evicted_bytes == 0
+            assert it.store.usage().used <= 300_000
+            assert await it.read(one, "a/03") == built.files["a/03"]
+
+    run(main)
+
+
+def test_a_layer_that_cannot_be_filled_does_not_hold_up_the_next(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    sick, well = a_layer(), layer(file("other", NOISE[:90_000]))
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, QUIET) as it:
+            await it.pull(sick, well)
+        del registry.blobs[sick.digest]
+        async with world(tmp_path / "root", registry, BACKGROUND) as it:
+            await settled(it)
+            complete = {one.record.layer_digest: one.record.complete for one in it.room.shelf.all()}
+            assert complete == {sick.digest: False, well.digest: True}
+
+    run(main)

@@ -1,8 +1,9 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshotter.config import CacheConfig
-from snapshotter.store.eviction import bytes_to_free, room_for
+from snapshotter.store.eviction import bytes_to_free, has_room, room_for
 
 SIZES = st.integers(min_value=0, max_value=1 << 40)
 
@@ -44,3 +45,12 @@ def test_room_names_the_limit_that_is_in_the_way() -> None:
     assert room_for(100, 900, 600, limits) is None
     assert "cache.quota" in (room_for(101, 900, 10**6, limits) or "")
     assert "cache.min_free" in (room_for(101, 0, 600, limits) or "")
+
+
+@pytest.mark.parametrize(
+    ("size", "used", "free", "room"),
+    [(10, 60, 1000, True), (30, 60, 1000, False), (10, 0, 105, False), (10, 0, 130, True)],
+)
+def test_filling_stops_at_the_mark_to_which_an_eviction_would_go(size: int, used: int, free: int, room: bool) -> None:
+    limits = CacheConfig(quota=100, high_water=0.9, low_water=0.8, min_free=100)
+    assert has_room(size, used, free, limits) is room

@@ -1,11 +1,9 @@
 """One attached layer: its index, where its blob lies, and reads of its files.
 
-A read of a complete file is one `preadv` that does not block when the page cache has the bytes. Else the chunks that
-the read touches are found once, here, and handed down.
+A read of a complete file is one `pread`. Else the chunks that the read touches are found once, here, and handed down.
 """
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -16,6 +14,7 @@ import trio
 from snapshotter.errors import FormatError, RegistryError, RegistryUnreachable, SnapshotterError, StoreError
 from snapshotter.format.index import Chunk, FileIdentity, Index
 from snapshotter.layer.counters import Counters
+from snapshotter.layer.disk_reads import DiskReads
 from snapshotter.layer.flights import Flight, Flights
 from snapshotter.layer.origin import Origin
 from snapshotter.layer.priority import Priority
@@ -53,6 +52,7 @@ class Layer:
         flights: Flights,
         counters: Counters,
         siblings: Siblings,
+        disk: DiskReads,
     ) -> None:
         self.record = record
         self.number = record.number
@@ -63,6 +63,7 @@ class Layer:
         self._flights = flights
         self._counters = counters
         self._siblings = siblings
+        self._disk = disk
         self._identity = lru_cache(maxsize=IDENTITIES_KEPT)(index.identity)
         self.released = False
 
@@ -85,7 +86,7 @@ class Layer:
         if found is not None:
             try:
                 with found:
-                    return await pread(found.fd, offset, size)
+                    return await self._disk.read(found.fd, offset, size)
             except StoreError as error:
                 await self._drop_unreadable(self.index.digest(node), error)
         try:
@@ -141,7 +142,7 @@ class Layer:
         if found is not None:
             try:
                 with found:
-                    return await pread(found.fd, offset, size)
+                    return await self._disk.read(found.fd, offset, size)
             except StoreError as error:
                 await self._drop_unreadable(identity.digest, error)
         partial = self._store.partial(self.domain, identity) if len(identity.chunks) > 1 else None
@@ -161,7 +162,7 @@ class Layer:
                     if fd is None:
                         return None
                     try:
-                        result += await pread(fd, chunk.file_offset + start, stop - start)
+                        result += await self._disk.read(fd, chunk.file_offset + start, stop - start)
                     except StoreError as error:
                         log.warning("chunk %d of a large file is fetched again: %s", chunk.ordinal, error)
                         await trio.to_thread.run_sync(_forget_chunk, partial, chunk.ordinal)
@@ -273,32 +274,3 @@ def _forget_chunk(partial: PartialFile, ordinal: int) -> None:
     # Should the map not be written either, the chunk is missing for this process all the same.
     with suppress(OSError):
         partial.forget([ordinal])
-
-
-async def pread(fd: int, offset: int, size: int) -> bytes | bytearray:
-    """Exactly `size` bytes of a file, at once if they are in the page cache, else from a worker thread.
-
-    Raises StoreError if the disk fails or the file is shorter.
-    """
-    buffer = bytearray(size)
-    try:
-        if os.preadv(fd, [buffer], offset, os.RWF_NOWAIT) == size:
-            return buffer
-    except OSError:
-        # EAGAIN: not all of it is cached. Others: RWF_NOWAIT needs kernel 4.14 and a file system that knows it.
-        pass
-    return await trio.to_thread.run_sync(_pread_cold, fd, offset, size)
-
-
-def _pread_cold(fd: int, offset: int, size: int) -> bytes:
-    # No posix_fadvise: asking for the bytes ahead waits for the disk first, and halved the speed of reads in order.
-    try:
-        data = os.pread(fd, size, offset)
-        while len(data) < size:
-            more = os.pread(fd, size - len(data), offset + len(data))
-            if not more:
-                raise StoreError("a file of the cache is shorter than its size; run `snapshotter cache verify`")
-            data += more
-    except OSError as error:
-        raise StoreError(f"reading a file of the cache failed: {error.strerror}; look at the node's disk") from error
-    return data

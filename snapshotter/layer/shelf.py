@@ -18,6 +18,7 @@ import trio
 from snapshotter.errors import ConfigError, FailedPrecondition, FormatError, NotFound, SnapshotterError, StoreError
 from snapshotter.format.index import INDEX_REVISION, Index
 from snapshotter.layer.counters import Counters
+from snapshotter.layer.disk_reads import DiskReads
 from snapshotter.layer.flights import Flights
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.toc_pool import TocPool
@@ -50,7 +51,7 @@ class Shelf:
         self._store = store
         self._registry = registry
         self._pool = pool
-        self._make = partial(Layer, store=store, flights=flights, counters=counters, siblings=self)
+        self._make = partial(Layer, store=store, flights=flights, counters=counters, siblings=self, disk=DiskReads())
         self._layers: dict[int, Layer] = {}
         self._broken: dict[int, str] = {}
         self._opening: Counter[str] = Counter()

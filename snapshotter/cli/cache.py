@@ -8,17 +8,8 @@ import click
 
 from snapshotter.cli import show
 from snapshotter.cli.connection import daemon
-from snapshotter.cli.options import daemon_options, timeout_option
-from snapshotter.config_values import parse_size
+from snapshotter.cli.options import daemon_options, size_option, timeout_option
 from snapshotter.errors import IntegrityError
-
-
-def _size(_context: click.Context, _option: click.Parameter, value: str) -> int:
-    """Read an option's size; a callback, because click's own types differ between its versions."""
-    try:
-        return parse_size(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} must be {error}") from None
 
 
 @click.group()
@@ -98,7 +89,7 @@ def list_files(*, config_path: Path | None, address: Path | None, timeout_s: flo
 @cache.command()
 @click.option("--all", "include_referenced", is_flag=True, help="Also what mounted layers name; it is fetched again.")
 @click.option(
-    "--keep", callback=_size, default="0", metavar="SIZE", help="Stop when the cache holds no more than this."
+    "--keep", callback=size_option, default="0", metavar="SIZE", help="Stop when the cache holds no more than this."
 )
 @daemon_options
 def prune(

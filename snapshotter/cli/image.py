@@ -15,9 +15,10 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from snapshotter.cli.options import AbsolutePath, json_option
+from snapshotter.cli.options import AbsolutePath, json_option, size_option
 from snapshotter.cli.show import human, print_json, printable
 from snapshotter.config import RegistryConfig
+from snapshotter.config_values import show_size
 from snapshotter.errors import ConfigError
 from snapshotter.format.writer import (
     CHUNK_SIZE_DEFAULT,
@@ -41,6 +42,14 @@ from snapshotter.registry.platform import Platform, host_platform, normalised
 _BIG_TEMPORARY = "/var/tmp"  # noqa: S108 (where the private directory is made, not a file of ours)
 
 
+def _chunk_size(context: click.Context, option: click.Parameter, value: str) -> int:
+    size = size_option(context, option, value)
+    if not CHUNK_SIZE_MIN <= size <= CHUNK_SIZE_MAX:
+        least, most = show_size(CHUNK_SIZE_MIN), show_size(CHUNK_SIZE_MAX)
+        raise click.BadParameter(f"{value!r} is not between {least} and {most}")
+    return size
+
+
 @click.group()
 def image() -> None:
     """Convert images; works without a daemon."""
@@ -61,10 +70,10 @@ def image() -> None:
 @click.option("--all-platforms", is_flag=True, help="Convert every image of an index.")
 @click.option(
     "--chunk-size",
-    type=click.IntRange(CHUNK_SIZE_MIN, CHUNK_SIZE_MAX),
-    default=CHUNK_SIZE_DEFAULT,
+    callback=_chunk_size,
+    default=show_size(CHUNK_SIZE_DEFAULT),
     show_default=True,
-    metavar="BYTES",
+    metavar="SIZE",
     help="Larger files are cut into pieces of this size, each fetched and verified on its own.",
 )
 @click.option(

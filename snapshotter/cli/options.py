@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from snapshotter.config_values import parse_size
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -60,3 +62,11 @@ def daemon_options(command: Command) -> Command:
     for option in (json_option, address_option, config_option):
         command = option(command)
     return command
+
+
+def size_option(_context: click.Context, _option: click.Parameter, value: str) -> int:
+    """Read an option's size, such as 4MiB; a callback, because click's own types differ between its versions."""
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} must be {error}") from None

@@ -107,7 +107,7 @@ def test_image_goes_from_registry_to_registry_and_only_what_is_new_is_pushed(
 def test_result_does_not_depend_on_parallelism(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = Image(LOWER, UPPER).lay_out(tmp_path / "a")
     for threads in ("1", "2", "4"):
-        assert run(source, f"oci:{tmp_path}/{threads}", "--parallelism", threads, "--chunk-size", "4096") == 0
+        assert run(source, f"oci:{tmp_path}/{threads}", "--parallelism", threads, "--chunk-size", "4KiB") == 0
     assert len({line.partition("@")[2] for line in capsys.readouterr().out.splitlines()}) == 1
 
 
@@ -335,6 +335,7 @@ def test_failed_conversion_keeps_the_image_that_had_the_name(tmp_path: Path) -> 
         (("oci:{tmp}/a:v1", "oci:{tmp}/b", "--platform", "amd64"), ConfigError.exit_code),
         (("oci:{tmp}/a:v1", "oci:{tmp}/b", "--platform", "linux/amd64", "--all-platforms"), ConfigError.exit_code),
         (("oci:{tmp}/a:v1", "oci:{tmp}/b", "--chunk-size", "1"), 2),
+        (("oci:{tmp}/a:v1", "oci:{tmp}/b", "--chunk-size", "large"), 2),
         (("oci:{tmp}/a:v1", "oci:{tmp}/b", "--level", "13"), 2),
         (("oci:{tmp}/a:v1", "oci:{tmp}/b", "--prefetch-list", "/does/not/exist"), 2),
         (("oci:{tmp}/a:v1", "oci:{tmp}/b", "--scratch", "{tmp}/none"), NotFound.exit_code),

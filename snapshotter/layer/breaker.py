@@ -1,4 +1,8 @@
-"""One host's circuit breaker: while a registry is away one fetch asks for all, and the others wait for its answer."""
+"""A circuit breaker: while a registry is away one fetch asks for all of its layer, and the others wait for its answer.
+
+Each layer has its own for each of its hosts: a blob that is never answered, or a probe of it that hangs, says nothing of
+the registry's other blobs.
+"""
 
 import trio
 

@@ -7,6 +7,7 @@ from functools import partial
 import trio
 
 from snapshotter.errors import BlobMissing, RegistryError, RegistryUnreachable
+from snapshotter.layer.breaker import Breaker
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.origin import Origin
 from snapshotter.layer.priority import Bandwidth, Gates, HostGate, Priority, Transfer
@@ -72,7 +73,7 @@ class Courier:
         """Fetch the range from the first to the last of `members` and call `landed` for each, in blob order.
 
         `arriving` is told the blob offset that each piece reaches, before the piece is inflated. `patient` fetches wait
-        while another one asks whether a host that was away is back.
+        while another one asks whether a host that was away is back, unless the layer has another host.
 
         Raises:
             RegistryError: the bytes cannot be had from any source of the layer; those landed before are kept.
@@ -85,15 +86,16 @@ class Courier:
 
         async def stream(blob: Blob) -> None:
             nonlocal position
-            gate = self.gates[blob.host]
-            async with gate.slot(transfer), self._asking(gate, patient=patient):
+            gate, breaker = self.gates[blob.host], origin.breaker(blob.host)
+            waits = patient and all(source.host == blob.host for source in origin.sources())
+            async with gate.slot(transfer), self._asking(breaker, patient=waits):
                 self._counters.requests[transfer.priority] += 1
                 asked: float | None = trio.current_time()
                 async with blob.open_range(position, start + length - position) as body:
                     async for piece in body:
                         self._answered(blob.host, asked)
                         asked = None
-                        gate.breaker.answered()
+                        breaker.answered()
                         for part in _wanted_first(piece, first_end - position, transfer):
                             position += len(part)
                             if arriving is not None:
@@ -107,21 +109,23 @@ class Courier:
             sink.abort()
 
     @asynccontextmanager
-    async def _asking(self, gate: HostGate, *, patient: bool) -> AsyncIterator[None]:
+    async def _asking(self, breaker: Breaker, *, patient: bool) -> AsyncIterator[None]:
         """Ask a host when its breaker lets us, and tell the breaker what came of it."""
-        probe = await gate.breaker.admit(patient=patient)
+        probe = await breaker.admit(patient=patient)
         try:
             yield
         except RegistryUnreachable:
-            gate.breaker.failed(probe=probe)
+            breaker.failed(probe=probe)
             raise
         except RegistryError:
-            gate.breaker.answered()
+            breaker.answered()
             raise
         except BaseException:
             if probe:
-                gate.breaker.given_up()
+                breaker.given_up()
             raise
+        else:
+            breaker.answered()
 
     async def _from_sources(self, origin: Origin, stream: Callable[[Blob], Awaitable[None]]) -> None:
         """Go on with one source after the other until the stream is through; a host that is away is asked once.

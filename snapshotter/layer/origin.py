@@ -7,6 +7,7 @@ import trio
 
 from snapshotter.errors import NotFound
 from snapshotter.format.index import Index
+from snapshotter.layer.breaker import Breaker
 from snapshotter.registry.blob import Blob
 
 SOURCES_KEPT = 8
@@ -23,6 +24,7 @@ class Origin:
         self.index = index
         self._sources: list[Blob] = []
         self.add_sources(sources)
+        self._breakers: dict[str, Breaker] = {}
         self._closed = False
         self._carriages: set[trio.CancelScope] = set()
         self._idle = trio.Event()
@@ -31,6 +33,10 @@ class Origin:
     def host(self) -> str:
         """The registry host that is asked next; empty if no reference is known."""
         return self._sources[0].host if self._sources else ""
+
+    def breaker(self, host: str) -> Breaker:
+        """Whether `host` answers those who ask it for this layer."""
+        return self._breakers.setdefault(host, Breaker(host))
 
     def sources(self) -> tuple[Blob, ...]:
         """The blob under each reference, in the order in which they are tried."""

@@ -11,8 +11,6 @@ from enum import IntEnum
 
 import trio
 
-from snapshotter.layer.breaker import Breaker
-
 
 class Priority(IntEnum):
     """Lower is sooner."""
@@ -49,10 +47,9 @@ class Transfer:
 
 
 class HostGate:
-    """The slots of one host, and whether it answers. Used on the trio thread only."""
+    """The slots of one host. Used on the trio thread only."""
 
-    def __init__(self, host: str) -> None:
-        self.breaker = Breaker(host)
+    def __init__(self) -> None:
         self._slots = {
             Priority.DEMAND: trio.CapacityLimiter(DEMAND_STREAMS),
             Priority.PREFETCH: trio.CapacityLimiter(PREFETCH_STREAMS),
@@ -130,7 +127,7 @@ class Gates:
     def __getitem__(self, host: str) -> HostGate:
         gate = self._hosts.get(host)
         if gate is None:
-            gate = self._hosts[host] = HostGate(host)
+            gate = self._hosts[host] = HostGate()
         return gate
 
 

@@ -59,7 +59,7 @@ class MemoryBlob:
         await trio.lowlevel.checkpoint()
         if registry.hold is not None:
             await registry.hold.wait()
-        if self.host in registry.away:
+        if self.host in registry.away or self.digest in registry.stuck:
             raise RegistryUnreachable(f"{self.host} does not answer")
         if self.name in registry.removed:
             raise BlobMissing(f"{self.name} has no blob {self.digest}")
@@ -91,6 +91,8 @@ class MemoryRegistry:
     hold: trio.Event | None = None
     away: set[str] = field(default_factory=set)
     """Hosts that do not answer requests for blobs."""
+    stuck: set[str] = field(default_factory=set)
+    """Blobs that are not answered, though their host is there."""
     removed: set[str] = field(default_factory=set)
     """Repositories (`host/path`) that lost their blobs."""
     distrusted: list[str] = field(default_factory=list)

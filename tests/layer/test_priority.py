@@ -10,7 +10,7 @@ def test_bulk_pauses_while_demand_is_under_way_and_goes_on_after_it() -> None:
     order: list[str] = []
 
     async def main() -> None:
-        gate = HostGate("registry.test")
+        gate = HostGate()
         demand_done = trio.Event()
 
         async def demand() -> None:
@@ -31,7 +31,7 @@ def test_bulk_pauses_while_demand_is_under_way_and_goes_on_after_it() -> None:
 
 def test_a_pause_ends_although_demand_goes_on() -> None:
     async def main() -> float:
-        gate = HostGate("registry.test")
+        gate = HostGate()
         async with gate.slot(Transfer(Priority.DEMAND)):
             await gate.calm(Transfer(Priority.BACKGROUND))
             return trio.current_time()
@@ -43,7 +43,7 @@ def test_a_pause_ends_although_demand_goes_on() -> None:
 
 def test_a_bulk_transfer_that_a_reader_joins_is_not_paused() -> None:
     async def main() -> float:
-        gate = HostGate("registry.test")
+        gate = HostGate()
         bulk = Transfer(Priority.PREFETCH)
         async with gate.slot(Transfer(Priority.DEMAND)), trio.open_nursery() as nursery:
             nursery.start_soon(gate.calm, bulk)
@@ -58,7 +58,7 @@ def test_a_bulk_transfer_that_a_reader_joins_is_not_paused() -> None:
 
 def test_demand_finds_a_slot_while_bulk_holds_all_of_its_own() -> None:
     async def main() -> None:
-        gate = HostGate("registry.test")
+        gate = HostGate()
         async with trio.open_nursery() as nursery:
 
             async def bulk(priority: Priority) -> None:
@@ -96,7 +96,7 @@ def test_bandwidth_spreads_bytes_over_time() -> None:
 
 def test_a_bulk_transfer_that_a_reader_joins_leaves_the_queue_behind_other_bulk() -> None:
     async def main() -> float:
-        gate = HostGate("registry.test")
+        gate = HostGate()
         async with trio.open_nursery() as nursery:
 
             async def bulk(transfer: Transfer) -> None:
@@ -121,7 +121,7 @@ def test_a_bulk_transfer_that_a_reader_joins_leaves_the_queue_behind_other_bulk(
 
 
 def test_a_transfer_stays_urgent_until_its_last_reader_has_gone() -> None:
-    gate, bulk = HostGate("registry.test"), Transfer(Priority.BACKGROUND)
+    gate, bulk = HostGate(), Transfer(Priority.BACKGROUND)
     gate.hurry(bulk)
     gate.hurry(bulk)
     gate.relax(bulk)
@@ -132,7 +132,7 @@ def test_a_transfer_stays_urgent_until_its_last_reader_has_gone() -> None:
 
 def test_the_bandwidth_limit_does_not_hold_up_a_reader_who_joins() -> None:
     async def main() -> float:
-        gate, bulk = HostGate("registry.test"), Transfer(Priority.BACKGROUND)
+        gate, bulk = HostGate(), Transfer(Priority.BACKGROUND)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(gate.rest, bulk, 100.0)
             await trio.testing.wait_all_tasks_blocked()

@@ -1,0 +1,92 @@
+"""What an outage must not reach: other layers, and sources that answer."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from snapshotter.errors import RegistryUnreachable
+from snapshotter.layer.breaker import FAILURES, PROBE_EVERY_S
+from snapshotter.layer.layer import Layer
+from tests.doubles.layers import file, layer
+from tests.doubles.memory_registry import MemoryRegistry
+from tests.layer.world import QUIET, World, find, request, run, world
+
+HOPEFUL = replace(QUIET, fetch=replace(QUIET.fetch, on_outage="wait"))
+
+
+async def fail(it: World, of: Layer, paths: list[str]) -> None:
+    for path in paths:
+        with pytest.raises(RegistryUnreachable):
+            await it.read(of, path)
+
+
+def test_a_blob_that_is_never_answered_does_not_fail_the_other_layers_of_its_host(tmp_path: Path) -> None:
+    names = [f"f{number}" for number in range(FAILURES)]
+    sick = layer(*(file(name, name.encode()) for name in names))
+    sound, registry = layer(file("x", b"text")), MemoryRegistry()
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry) as it:
+            one, two = await it.pull(sick, sound)
+            registry.stuck.add(sick.digest)
+            await fail(it, one, names)
+            with pytest.raises(RegistryUnreachable, match="in a row"):
+                await it.read(one, names[0])
+            assert await it.read(two, "x") == b"text"
+
+    run(main)
+
+
+def test_a_blob_that_hangs_does_not_hold_up_patient_reads_of_other_layers(tmp_path: Path) -> None:
+    names = [f"f{number}" for number in range(FAILURES)]
+    sick = layer(*(file(name, name.encode()) for name in names))
+    sound, registry = layer(file("x", b"text")), MemoryRegistry()
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, HOPEFUL) as it:
+            one, two = await it.pull(sick, sound)
+            registry.stuck.add(sick.digest)
+            for name in names:
+                it.nursery.start_soon(one.read, find(one, name), 0, 9)
+            await trio.sleep(0.1)
+            registry.hold = trio.Event()
+            await trio.sleep(1.5)
+            registry.hold = None
+            with trio.fail_after(0.5):
+                assert await it.read(two, "x") == b"text"
+
+    run(main)
+
+
+def test_a_probe_that_hangs_does_not_hold_up_those_who_have_another_host(tmp_path: Path) -> None:
+    names = [f"f{number}" for number in range(FAILURES)]
+    built = layer(*(file(name, name.encode()) for name in (*names, "x", "y")))
+    registry = MemoryRegistry()
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, HOPEFUL) as it:
+            digest = registry.add_image("1", [(built.blob, dict(built.annotations))]).digest
+            await it.room.resolve(request(built, digest, name="there.test/app"))
+            one = await it.room.resolve(request(built, digest, name="away.test/app"))
+            registry.away.add("away.test")
+            registry.hold = trio.Event()
+            async with trio.open_nursery() as nursery:
+                for name in names:
+                    nursery.start_soon(it.read, one, name)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                registry.hold.set()
+            assert one.origin.breaker("away.test").open
+            one.origin.avoid(one.origin.sources()[0])
+            assert one.origin.host == "away.test"
+            await trio.sleep(PROBE_EVERY_S)
+            registry.hold = trio.Event()
+            it.nursery.start_soon(it.read, one, "x")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            registry.hold = None
+            with trio.fail_after(2):
+                assert await it.read(one, "y") == b"y"
+
+    run(main)

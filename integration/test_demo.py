@@ -50,6 +50,17 @@ def test_each_run_is_one_row_in_eighty_columns() -> None:
         assert any(row in line and "112.2 MB" in line for line in out.getvalue().splitlines())
 
 
+def test_shares_are_of_the_image_that_the_title_measures() -> None:
+    runs = [
+        demo.Run("overlayfs", 3.0, 3.2, 100_000_000, 100_000_000, "ready"),
+        demo.Run("estargz", 0.2, 0.9, 11_000_000, 110_000_000, "ready"),
+    ]
+    out = io.StringIO()
+    Console(file=out, width=80).print(demo._table(runs, "sample image", ("true",)))
+    assert "sample image: 100.0 MB of layers" in out.getvalue()
+    assert any("estargz (lazy)" in line and " 11.0% " in line for line in out.getvalue().splitlines())
+
+
 def test_make_hands_a_command_on_with_its_quotes(tmp_path: Path) -> None:
     """Stands in for setup and Python, so that nothing is started."""
     (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')

@@ -40,7 +40,7 @@ RETRY_PAUSES_S = (5.0, 30.0, 120.0, 600.0)
 """Before a layer that could not be filled is tried again; the last one for ever after."""
 
 FULL_PAUSE_S = 60.0
-"""Background fill looks so often whether the cache has room again."""
+"""So long a layer that the cache had no room for waits for its next turn."""
 
 
 class Progress(Protocol):
@@ -77,7 +77,9 @@ class Fill:
         # One sweep over an index at a time: each holds the GIL a good part of its time, and readers need threads too.
         self._sweeps = trio.CapacityLimiter(1)
         # A layer that is removed while it waits must not keep its index, a descriptor and space on the disk.
-        self._send, self._receive = trio.open_memory_channel[weakref.ref[Layer]](QUEUE_MAX)
+        self._send, self._receive = trio.open_memory_channel[tuple[int, weakref.ref[Layer]]](QUEUE_MAX)
+        self._queued: set[int] = set()
+        self._later: set[int] = set()
 
     @property
     def busy(self) -> bool:
@@ -96,38 +98,55 @@ class Fill:
         self._nursery.start_soon(self._prefetch, layer)
 
     def queue(self, layer: Layer) -> None:
-        """Queue a layer for background fill, if that is on."""
-        if not self._config.background or layer.record.complete or layer.released:
+        """Queue a layer for background fill, if that is on and the layer is not in the queue already."""
+        if not self._config.background or layer.record.complete or layer.released or layer.number in self._queued:
             return
         try:
-            self._send.send_nowait(weakref.ref(layer))
+            self._send.send_nowait((layer.number, weakref.ref(layer)))
         except trio.WouldBlock:
             log.warning("layer %s: too many layers wait for background fill", layer.record.layer_digest)
+        else:
+            self._queued.add(layer.number)
 
     async def run(self) -> None:
         """Fill queued layers for ever."""
-        async for queued in self._receive:
+        async for number, queued in self._receive:
             self._at_work += 1
-            await self._next(queued)
+            await self._next(number, queued)
             self._at_work -= 1
 
-    async def _next(self, queued: weakref.ref[Layer]) -> None:
+    async def _next(self, number: int, queued: weakref.ref[Layer]) -> None:
         """Fill one layer of the queue, unless it was removed meanwhile; one that fails waits for its next turn."""
         if queued() is not None:
             await self._quiet()
+        self._queued.discard(number)
         layer = queued()
         if layer is None or layer.released:
+            self._failures.pop(number, None)
             return
-        if await self._fill(layer, layer.index.payload_end, Priority.BACKGROUND, BACKGROUND_RANGE):
-            self._failures.pop(layer.number, None)
-        elif not layer.released:
-            failures = self._failures.get(layer.number, 0)
-            self._failures[layer.number] = failures + 1
-            pause_s = self.retry_pauses_s[min(failures, len(self.retry_pauses_s) - 1)]
-            self._nursery.start_soon(self._queue_later, queued, layer.number, pause_s)
+        filled = await self._fill(layer, layer.index.payload_end, Priority.BACKGROUND, BACKGROUND_RANGE)
+        if filled or layer.released:
+            self._failures.pop(number, None)
+            return
+        if not await self._room_for(BACKGROUND_RANGE):
+            self._again(number, queued, FULL_PAUSE_S, for_room=True)
+            return
+        failures = self._failures.get(number, 0)
+        self._failures[number] = failures + 1
+        self._again(number, queued, self.retry_pauses_s[min(failures, len(self.retry_pauses_s) - 1)])
 
-    async def _queue_later(self, queued: weakref.ref[Layer], number: int, pause_s: float) -> None:
+    def _again(self, number: int, queued: weakref.ref[Layer], pause_s: float, *, for_room: bool = False) -> None:
+        """Queue a layer once more after a pause, and when there is room, unless that is on its way."""
+        if number not in self._later:
+            self._later.add(number)
+            self._nursery.start_soon(self._queue_later, number, queued, pause_s, for_room)
+
+    async def _queue_later(self, number: int, queued: weakref.ref[Layer], pause_s: float, for_room: bool) -> None:  # noqa: FBT001
         await trio.sleep(pause_s)
+        # Asked before the layer has its turn, which begins with a look at all its files.
+        while for_room and queued() is not None and not await self._room_for(BACKGROUND_RANGE):  # noqa: ASYNC110
+            await trio.sleep(FULL_PAUSE_S)
+        self._later.discard(number)
         layer = queued()
         if layer is None or layer.released:
             self._failures.pop(number, None)
@@ -190,17 +209,21 @@ class Fill:
         )
         whole = True
         for run in runs:
-            if priority is Priority.BACKGROUND:
-                await self._room_for(layer, range_max)
             if layer.released:
+                return False
+            if priority is Priority.BACKGROUND and not await self._room_for(range_max):
+                log.info("layer %s: the rest of it waits until the cache has room", layer.record.layer_digest)
                 return False
             whole &= await self._carry(layer, run, Transfer(priority))
         return whole
 
-    async def _room_for(self, layer: Layer, size: int) -> None:
-        """Wait until the cache takes `size` more without anything having to leave: filling must not evict."""
-        while not layer.released and not await trio.to_thread.run_sync(self._has_room, size, limiter=self._sweeps):  # noqa: ASYNC110
-            await trio.sleep(FULL_PAUSE_S)
+    async def _room_for(self, size: int) -> bool:
+        """Whether the cache takes `size` more without anything having to leave: filling must not evict."""
+        try:
+            return await trio.to_thread.run_sync(self._has_room, size, limiter=self._sweeps)
+        except StoreError as error:
+            log.info("background fill cannot tell whether the cache has room: %s", error)
+            return False
 
     def _missing_runs(self, layer: Layer, end: int, range_max: int) -> Iterator[list[int]]:
         """Runs of members with something missing, each at most `range_max` bytes of blob; small gaps are bridged."""

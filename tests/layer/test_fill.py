@@ -9,8 +9,8 @@ import trio
 import trio.testing
 
 from snapshotter.config import Config, FetchConfig
-from snapshotter.errors import RegistryUnreachable, StoreFull
-from snapshotter.layer import housekeeping
+from snapshotter.errors import RegistryUnreachable, StoreError, StoreFull
+from snapshotter.layer import fill, housekeeping
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.priority import Priority
 from tests.doubles.layers import BuiltLayer, dir, file, layer
@@ -299,5 +299,65 @@ def test_a_layer_that_cannot_be_filled_does_not_hold_up_the_next(tmp_path: Path)
             await settled(it)
             complete = {one.record.layer_digest: one.record.complete for one in it.room.shelf.all()}
             assert complete == {sick.digest: False, well.digest: True}
+
+    run(main)
+
+
+def test_removed_layer_that_waits_for_room_lets_go_of_its_index(tmp_path: Path) -> None:
+    full = replace(BACKGROUND, cache=replace(QUIET.cache, quota=300_000))
+
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry(), full) as it:
+            await it.pull(a_layer())
+            await settled(it)
+            for number in [one.number for one in it.room.shelf.all()]:
+                await it.room.housekeeping.release(number)
+            assert str(it.root / "index") not in mapped()
+
+    run(main)
+
+
+def test_a_layer_that_many_images_name_is_queued_once(tmp_path: Path) -> None:
+    """Also while it waits for another turn: images come and go, and each fault would leave one turn more for ever."""
+    registry, built = MemoryRegistry(), a_layer()
+    patient = replace(BACKGROUND, fetch=replace(BACKGROUND.fetch, background_delay_s=0.2))
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, patient) as it:
+            it.room.fill.retry_pauses_s = (0.5,)
+            await it.pull(built, tag="0")
+            registry.stuck.add(built.digest)
+            registry.requests.clear()
+            for tag in ("1", "2", "3"):
+                await it.pull(built, tag=tag)
+            await trio.sleep(0.6)
+            assert len(registry.requests) == 1
+            registry.stuck.clear()
+            (one,) = it.room.shelf.all()
+            await trio.sleep(1)
+            await settled(it)
+            assert one.record.complete
+            assert it.room.counters.requests[Priority.BACKGROUND] == 2
+
+    run(main)
+
+
+def test_fill_goes_on_when_the_cache_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fill, "FULL_PAUSE_S", 0.05)
+    looks: list[int] = []
+
+    def sometimes(size: int) -> bool:
+        looks.append(size)
+        if len(looks) == 2:
+            raise StoreError("the disk refused")
+        return len(looks) > 4
+
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry(), BACKGROUND) as it:
+            it.room.fill._has_room = sometimes
+            (one,) = await it.pull(a_layer())
+            await trio.sleep(1)
+            assert one.record.complete
+            assert it.room.counters.requests[Priority.BACKGROUND] == 1
 
     run(main)

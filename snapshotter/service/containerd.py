@@ -29,7 +29,9 @@ class ContainerdContent:
 
     def manifest(self, namespace: str, digest: str) -> bytes | None:
         """The bytes called `digest` in a namespace, unchecked; None if containerd does not give them."""
-        if not self._address.exists():
+        try:
+            self._address.stat()
+        except OSError:
             return None
         with self._lock:
             if self._channel is None:

@@ -16,11 +16,13 @@ from integration.harness.registry import Registry
 
 TOP = Path(__file__).parent.parent
 # A program that brings up a node with a running container, says where, and waits to be ended.
+# A shell without job control starts background jobs with SIGINT ignored, and so may whatever runs the tests: it is taken back.
 VICTIM = """
-import sys, time
+import signal, sys, time
 from integration.harness.node import node
 from integration.harness.registry import Registry
 from integration.harness.scratch import termination_unwinds
+signal.signal(signal.SIGINT, signal.default_int_handler)
 registry = Registry.__new__(Registry)
 registry.port = int(sys.argv[1])
 with termination_unwinds(), node(registry, snapshotter="overlayfs") as whole:
@@ -61,7 +63,10 @@ def test_node_leaves_nothing_when_its_process_is_told_to_end(registry: Registry,
         assert folder.is_dir(), victim.stderr.read()
         victim.send_signal(number)
         victim.send_signal(number)
-        victim.wait(60)
+        try:
+            victim.wait(60)
+        finally:
+            victim.terminate()  # one that did not end would hold the test up for as long as it sleeps
         victim.stderr.read()
     assert is_gone(folder)
 

@@ -22,6 +22,7 @@ class Breaker:
         self._host = host
         self._failures = 0
         self._probing = False
+        self._bulk = False  # whether the probe is a bulk fetch
         self._next_probe = 0.0
         self._waiting = trio.lowlevel.ParkingLot()
 
@@ -30,17 +31,19 @@ class Breaker:
         """Whether the host is taken to be away."""
         return self._failures >= FAILURES
 
-    async def admit(self, *, patient: bool) -> bool:
+    async def admit(self, *, patient: bool, bulk: bool = False) -> bool:
         """Return when this fetch may ask the host; True if it is the probe, which must end in one of the three below.
 
-        Those that are not `patient` do not wait for another's probe.
+        Those that are not `patient` do not wait for another's probe. The probe of a `bulk` fetch counts among bulk only:
+        it has longer to hang than a read has to wait.
 
         Raises:
             RegistryUnreachable: the host is away, and somebody else is asking whether it still is.
         """
         while self.open:
-            if not self._probing and (patient or trio.current_time() >= self._next_probe):
-                self._probing = True
+            free = not self._probing or (self._bulk and not bulk)
+            if free and (patient or trio.current_time() >= self._next_probe):
+                self._probing, self._bulk = True, bulk
                 await self._until_due()
                 return True
             if not patient:

@@ -88,7 +88,8 @@ class Courier:
             nonlocal position
             gate, breaker = self.gates[blob.host], origin.breaker(blob.host)
             waits = patient and all(source.host == blob.host for source in origin.sources())
-            async with gate.slot(transfer), self._asking(breaker, patient=waits):
+            bulk = transfer.priority is not Priority.DEMAND
+            async with gate.slot(transfer), self._asking(breaker, patient=waits, bulk=bulk):
                 self._counters.requests[transfer.priority] += 1
                 asked: float | None = trio.current_time()
                 async with blob.open_range(position, start + length - position) as body:
@@ -109,9 +110,9 @@ class Courier:
             sink.abort()
 
     @asynccontextmanager
-    async def _asking(self, breaker: Breaker, *, patient: bool) -> AsyncIterator[None]:
+    async def _asking(self, breaker: Breaker, *, patient: bool, bulk: bool) -> AsyncIterator[None]:
         """Ask a host when its breaker lets us, and tell the breaker what came of it."""
-        probe = await breaker.admit(patient=patient)
+        probe = await breaker.admit(patient=patient, bulk=bulk)
         try:
             yield
         except RegistryUnreachable:

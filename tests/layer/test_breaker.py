@@ -83,3 +83,21 @@ def test_a_probe_that_is_cancelled_leaves_its_place_to_the_next() -> None:
             assert await breaker.admit(patient=True) is True
 
     run(main)
+
+
+def test_a_bulk_probe_that_hangs_holds_up_bulk_only() -> None:
+    async def main() -> None:
+        for patient in (True, False):
+            breaker = tripped()
+            await trio.sleep(PROBE_EVERY_S)
+            assert await breaker.admit(patient=False, bulk=True) is True
+            with pytest.raises(RegistryUnreachable):
+                await breaker.admit(patient=False, bulk=True)
+            with trio.fail_after(PROBE_EVERY_S):
+                assert await breaker.admit(patient=patient) is True
+            with pytest.raises(RegistryUnreachable):
+                await breaker.admit(patient=False)
+            breaker.answered()
+            assert await breaker.admit(patient=False, bulk=True) is False
+
+    run(main)

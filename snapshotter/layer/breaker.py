@@ -48,7 +48,7 @@ class Breaker:
                 return True
             if not patient:
                 raise RegistryUnreachable(
-                    f"registry {self._host} did not answer {self._failures} times in a row; it is asked again every "
+                    f"registry {self._host} failed {self._failures} times in a row; it is asked again every "
                     f"{PROBE_EVERY_S:.0f} s: check that the node reaches it"
                 )
             await self._waiting.park()

@@ -34,8 +34,9 @@ class DiskReads:
         """
         began = self._clock()
         if began < self._threads_until and not cached(fd, offset, size):
-            return await trio.to_thread.run_sync(pread, fd, offset, size)
-        data = pread(fd, offset, size)
+            data = await trio.to_thread.run_sync(pread, fd, offset, size)
+        else:
+            data = pread(fd, offset, size)
         if self._clock() - began > SLOW_S:
             self._threads_until = self._clock() + AVOID_FOR_S
         return data

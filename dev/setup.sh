@@ -5,8 +5,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # What each is for: containerd and runc run the containers, docker-registry serves the images, stargz-snapshotter brings
-# ctr-remote (the other tool's images), skopeo copies foreign images into a registry, fuse3 and its headers build pyfuse3, erofs-utils checks EROFS images, busybox
-# is the pause image, attr, acl and libcap2-bin are what fidelity is looked at with by hand.
+# ctr-remote (the other tool's images), skopeo copies foreign images into a registry, fuse3 and its headers build
+# pyfuse3, erofs-utils checks EROFS images, busybox is the pause image, attr, acl and libcap2-bin are what fidelity is
+# looked at with by hand.
 PACKAGES=(containerd runc docker-registry stargz-snapshotter skopeo fuse3 libfuse3-dev erofs-utils busybox-static
     attr acl libcap2-bin gcc libc6-dev pkg-config python3-dev python3-venv ca-certificates)
 # Debian starts these on installation and at boot. The harness runs its own copies, so ours stay off.

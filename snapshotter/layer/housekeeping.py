@@ -6,7 +6,6 @@ An object's last use is the last Prepare or Mounts of a chain that names it; wha
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import trio
 
@@ -16,6 +15,7 @@ from snapshotter.layer.counters import Counters
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.manifests import ManifestStore
 from snapshotter.layer.shelf import Shelf
+from snapshotter.store.eviction import Evicted
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.placement import ObjectInfo
 from snapshotter.store.state import State
@@ -26,14 +26,6 @@ TICK_S = 2.0
 SYNC_EVERY_S = 30.0
 FUTILE_PAUSE_S = 30.0
 """After an eviction that freed nothing: each try reads every index."""
-
-
-@dataclass(frozen=True, slots=True)
-class Freed:
-    """What a clean-up took away."""
-
-    objects: int
-    bytes: int
 
 
 def unnamed(store: ObjectStore, layers: Iterable[Layer]) -> Iterator[ObjectInfo]:
@@ -95,7 +87,7 @@ class Housekeeping:
     async def evict(self) -> None:
         """Bring the cache below its low-water mark if it is over its bounds. That nothing can go is said once."""
         excess = await trio.to_thread.run_sync(self._store.over_limit)
-        freed = await self.free(excess) if excess else Freed(0, 0)
+        freed = await self.free(excess) if excess else Evicted()
         told, self._futile = self._futile, bool(excess) and not freed.bytes
         if freed.bytes:
             log.info("cache over its bounds: %d objects, %d bytes left it", freed.objects, freed.bytes)
@@ -108,25 +100,16 @@ class Housekeeping:
                     excess,
                 )
 
-    async def free(self, wanted: int, *, spare_active: bool = False) -> Freed:
-        """Take objects away, least recently used first, until `wanted` bytes are free or nothing is left to take.
-
-        `spare_active` leaves what active snapshots name.
-        """
+    async def free(self, wanted: int) -> Evicted:
+        """Take objects away, least recently used first, until `wanted` bytes are free or nothing is left to take."""
         async with self._one_at_a_time:
             in_use = await trio.to_thread.run_sync(self._state.layers_in_use)
             layers = self._shelf.by_last_use(in_use)
-            active = {layer.number for layer in layers if in_use.get(layer.number)} if spare_active else set()
-
-            def work() -> Freed:
-                evicted = self._store.evict(self._candidates(layers, active), wanted)
-                return Freed(evicted.objects, evicted.bytes)
-
-            freed = await trio.to_thread.run_sync(work)
+            freed = await trio.to_thread.run_sync(lambda: self._store.evict(self._candidates(layers), wanted))
         self._counters.evicted_bytes += freed.bytes
         return freed
 
-    def _candidates(self, layers: list[Layer], spared: set[int]) -> Iterator[tuple[str, bytes, int]]:
+    def _candidates(self, layers: list[Layer]) -> Iterator[tuple[str, bytes, int]]:
         """Objects in the order in which they may leave: named by nobody, then by the layers, longest unused first."""
         left: dict[str, dict[bytes, int]] = {}
         for domain in self._store.domains():
@@ -140,9 +123,7 @@ class Housekeeping:
             named.append([(layer.domain, digest, here.pop(digest)) for digest in mine])
         for domain, here in left.items():
             yield from ((domain, digest, size) for digest, size in here.items())
-        for layer in layers:
-            if layer.number in spared:
-                return
+        while named:
             yield from named.pop()
 
     async def release(self, number: int) -> None:

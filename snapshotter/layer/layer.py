@@ -241,20 +241,6 @@ class Layer:
             return
         self._flights.start(self.origin, [chunk.member], Priority.PREFETCH)
 
-    def present(self) -> int:
-        """Bytes of this layer's files that are on the node. Blocking, a look at every file: for worker threads."""
-        here = 0
-        for digest, size, node in self.index.digests():
-            if self._store.has(self.domain, digest, size):
-                here += size
-            elif self.index.chunk_count(node) > 1:
-                partial = self._store.partial(self.domain, self.index.identity(node))
-                if partial is not None:
-                    here += sum(
-                        chunk.size for chunk in self.index.chunks(node, 0, size) if partial.present(chunk.ordinal)
-                    )
-        return here
-
     def member_stored(self, member: int) -> bool:
         """Whether every chunk of a member is on the node, verified."""
         return all(self.chunk_stored(chunk) for chunk in self.index.member_chunks(member))

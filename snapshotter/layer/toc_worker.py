@@ -57,7 +57,6 @@ class Done(msgspec.Struct, frozen=True):
 
     toc_digest: str = ""
     verified: bool = True
-    index: str = ""
     reason: str = ""
     message: str = ""
     heavy: bool = False
@@ -100,10 +99,8 @@ def run_job(job: Job) -> Done:
         _publish(kept, zstd.compress(plain, level=3))
     path = index_path(Path(job.index_directory), toc_digest, job.layer_digest, INDEX_REVISION)
     _publish(path, built)
-    index = Index.open(path)
-    verified = index.verified
-    index.close()
-    return Done(toc_digest=toc_digest, verified=verified, index=str(path), heavy=len(plain) > HEAVY_JSON)
+    verified = Index(built, str(path)).verified
+    return Done(toc_digest=toc_digest, verified=verified, heavy=len(plain) > HEAVY_JSON)
 
 
 def _plain_json(job: Job) -> bytes:

@@ -18,7 +18,6 @@ from snapshotter.daemon.node import Identity, Node
 from snapshotter.errors import PlaneError, Reason, StoreError
 from snapshotter.format.digest import Digest
 from snapshotter.layer.counters import Counters
-from snapshotter.layer.housekeeping import Freed
 from snapshotter.service.control import LayerState, PruneStep, TeardownView, UserView
 from snapshotter.store import state_snapshots
 from snapshotter.store.eviction import Evicted
@@ -218,9 +217,9 @@ def test_prune_takes_what_no_layer_names_and_stops_at_keep(
 def test_prune_of_everything_goes_by_the_order_of_eviction_until_nothing_leaves(tmp_path: Path, state: State) -> None:
     asked = []
 
-    async def free(wanted: int) -> Freed:
+    async def free(wanted: int) -> Evicted:
         asked.append(wanted)
-        return Freed(2, 40) if len(asked) < 3 else Freed(0, 0)
+        return Evicted(bytes=40, objects=2) if len(asked) < 3 else Evicted()
 
     store = FakeStore({A: 100})
     pruning = node(tmp_path, state, store, FakeShelf(), SimpleNamespace(free=free))

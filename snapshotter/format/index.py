@@ -41,6 +41,7 @@ from .layout import (
     FileIdentity,
     Kind,
     Member,
+    NodeRow,
 )
 
 __all__ = [
@@ -238,6 +239,18 @@ class Index:
         parent: int = WORD.unpack_from(self._buffer, self._at(node) + layout.PARENT_AT)[0]
         return parent
 
+    def kind(self, node: int) -> Kind:
+        """Return the type of `node`."""
+        return KINDS[self._buffer[self._at(node)]]
+
+    def rows(self) -> Iterator[NodeRow]:
+        """Yield the record of every node, in order, for a pass over all of them."""
+        end = self._nodes + self.node_count * _NODE_SIZE
+        for at in range(self._nodes, end, _ROWS_AT_ONCE * _NODE_SIZE):
+            yield from map(
+                NodeRow._make, NODE.iter_unpack(self._buffer[at : min(at + _ROWS_AT_ONCE * _NODE_SIZE, end)])
+            )
+
     def attributes(self, node: int) -> Attributes:
         """Return what stat(2) shows of `node`."""
         kind, mode, uid, gid, size, mtime_ns, nlink, rdev = ATTRIBUTES.unpack_from(self._buffer, self._at(node))
@@ -253,10 +266,12 @@ class Index:
 
     def xattrs(self, node: int) -> Mapping[bytes, bytes]:
         """Return the extended attributes; the only `trusted.*` one is our own mark of opaque directories."""
+        row = WORD.unpack_from(self._buffer, self._at(node) + layout.XATTR_AT)[0]
+        return _NO_XATTRS if row == NONE else self.xattr_set(row)
+
+    def xattr_set(self, row: int) -> Mapping[bytes, bytes]:
+        """Return a set of extended attributes by its row."""
         buffer = self._buffer
-        row = WORD.unpack_from(buffer, self._at(node) + layout.XATTR_AT)[0]
-        if row == NONE:
-            return _NO_XATTRS
         at, end = EXTENT.unpack_from(buffer, self._xattrs + row * WORD.size)
         at, end = at + self._xdata, end + self._xdata
         found = {}
@@ -273,8 +288,10 @@ class Index:
     def digest(self, node: int) -> bytes:
         """Return the raw name of a file's content (derived if the TOC has none); empty for empty files and others."""
         row = WORD.unpack_from(self._buffer, self._at(node) + layout.DIGEST_AT)[0]
-        if row == NONE:
-            return b""
+        return b"" if row == NONE else self.digest_in_row(row)
+
+    def digest_in_row(self, row: int) -> bytes:
+        """Return the raw name of the content in a row of the table of digests."""
         digest: bytes = DIGEST.unpack_from(self._buffer, self._digests + row * DIGEST.size)[0]
         return digest
 

@@ -108,6 +108,25 @@ class Attributes(NamedTuple):
     rdev: int
 
 
+class NodeRow(NamedTuple):
+    """One record of the table of nodes, as NODE describes it."""
+
+    kind: int
+    flags: int
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    nlink: int
+    rdev: int
+    parent: int
+    extent_first: int
+    extent_count: int
+    digest_row: int
+    xattr_row: int
+
+
 class Chunk(NamedTuple):
     """One verified piece of a file.
 

@@ -1,0 +1,254 @@
+"""The EROFS writer: the index of a layer's TOC in, an image with its metadata and without its file contents out.
+
+Bodies of files are holes. A file that has content carries two attributes for overlayfs instead: `metacopy`, and
+`redirect` with the place of its content in data-only layers. Everything comes from an index, and thus from checked
+values only, because the kernel parses what is written here.
+
+Source: linux/fs/erofs (super.c, inode.c, dir.c, xattr.c, data.c).
+"""
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+
+from snapshotter.errors import FormatError
+
+from .erofs_layout import (
+    BLOCK,
+    BLOCK_BITS,
+    CHECKSUM_AT,
+    CHUNK_BITS_MAX,
+    CHUNKED,
+    COMPAT_CHECKSUM,
+    COMPAT_MTIME,
+    DIRENT,
+    FIRST_INODE,
+    HOLE,
+    INCOMPAT_CHUNKED,
+    INLINE,
+    INODE,
+    MAGIC,
+    PLAIN,
+    SLOT,
+    SUPER,
+    SUPER_OFFSET,
+    UUID_AT,
+    UUID_SIZE,
+)
+from .erofs_xattrs import XattrBodies
+from .index import Index
+from .layout import NONE, Kind, NodeRow
+
+EROFS_REVISION = 1
+"""Changes with every change of the bytes that an index becomes."""
+
+_FILE_TYPES = {Kind.REG: 1, Kind.DIR: 2, Kind.CHAR: 3, Kind.BLOCK: 4, Kind.FIFO: 5, Kind.SYMLINK: 7}
+_NS = 1_000_000_000
+_CRC32C = 0x82F63B78
+"""The Castagnoli polynomial, bits reversed (RFC 3720, appendix B.4)."""
+
+
+def write_image(index: Index, place: bytes) -> bytes:
+    """Return the image of a layer; a function of the arguments and EROFS_REVISION alone.
+
+    `place` is the directory of contents in the data-only layers, absolute and without a slash at its end: a file whose
+    sha256 is `ab…` finds its content at `<place>/ab/ab…`.
+
+    Raises:
+        FormatError: a file has extended attributes that the format does not take.
+    """
+    return _Image(index, place).write()
+
+
+def check_image(image: bytes) -> None:
+    """Compare an image with the hash of itself that it carries.
+
+    Raises:
+        FormatError: it is torn or damaged, or no image of ours.
+    """
+    if len(image) < BLOCK or len(image) % BLOCK or image[SUPER_OFFSET:CHECKSUM_AT] != MAGIC.to_bytes(4, "little"):
+        raise FormatError("not an EROFS image, or torn")
+    if _fingerprint(image) != image[UUID_AT : UUID_AT + UUID_SIZE]:
+        raise FormatError("the EROFS image does not have the hash that it carries")
+
+
+def _fingerprint(image: bytes | bytearray) -> bytes:
+    """The hash of everything but itself and the superblock's checksum, which is taken last."""
+    with memoryview(image) as view:
+        hasher = hashlib.sha256(view[:CHECKSUM_AT])
+        hasher.update(view[CHECKSUM_AT + 4 : UUID_AT])
+        hasher.update(view[UUID_AT + UUID_SIZE :])
+    return hasher.digest()[:UUID_SIZE]
+
+
+def _crc32c(data: bytes | bytearray) -> int:
+    """CRC-32C without the final inversion, as the kernel's crc32c() gives it for the seed ~0."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (_CRC32C if crc & 1 else 0)
+    return crc
+
+
+class _Image:
+    """One image in the making: first every inode gets its place, then everything is written."""
+
+    def __init__(self, index: Index, place: bytes) -> None:
+        self._index = index
+        self._place = place
+        self._redirect_size = len(place) + len("/ab/") + 2 * hashlib.sha256().digest_size
+        self._nids = array("Q", bytes(8 * index.node_count))
+        self._blocks: dict[int, tuple[int, int]] = {}
+        """Of directories and links with more content than fits behind the inode: the first block and how many."""
+        self._block_count = 0
+        uses = Counter(row.xattr_row for row in index.rows())
+        del uses[NONE]
+        self._xattrs = XattrBodies({row: index.xattr_set(row) for row in uses}, uses, self._redirect_size)
+        end = self._plan()
+        self._table_block = -(-end // BLOCK)
+        self._first_block = self._table_block + -(-len(self._xattrs.table) // BLOCK)
+        self._image = bytearray((self._first_block + self._block_count) * BLOCK)
+
+    def write(self) -> bytes:
+        """Fill everything in."""
+        for node, row in enumerate(self._index.rows()):
+            if row.kind == Kind.REG and row.size:
+                self._write_file(node, row)
+            else:
+                self._write_other(node, row)
+        at = self._table_block * BLOCK
+        self._image[at : at + len(self._xattrs.table)] = self._xattrs.table
+        self._write_super()
+        return bytes(self._image)
+
+    # --- places
+
+    def _plan(self) -> int:
+        """Give every inode its place, and blocks to content that does not fit behind one; return where inodes end."""
+        at = FIRST_INODE
+        for node, row in enumerate(self._index.rows()):
+            has_content = row.kind == Kind.REG and row.size > 0
+            fixed = INODE.size + len(self._xattrs.body(row.xattr_row, with_redirect=has_content)[0])
+            tail = 0
+            if has_content:
+                fixed += len(HOLE)
+            elif row.kind == Kind.DIR:
+                tail = self._plan_content(node, fixed, _directory_size(self._names(node)))
+            elif row.kind == Kind.SYMLINK:
+                tail = self._plan_content(node, fixed, row.size)
+            at = -(-at // SLOT) * SLOT
+            if tail and (at + fixed) // BLOCK != (at + fixed + tail - 1) // BLOCK:
+                at = -(-at // BLOCK) * BLOCK  # what lies behind an inode must not cross a block
+            self._nids[node] = at // SLOT
+            at += fixed + tail
+        return at
+
+    def _plan_content(self, node: int, fixed: int, size: int) -> int:
+        """Reserve blocks for a content of `size` bytes; return how many of its bytes lie behind the inode."""
+        blocks, tail = divmod(size, BLOCK)
+        if fixed + tail > BLOCK:
+            blocks, tail = blocks + 1, 0
+        if blocks:
+            self._blocks[node] = self._block_count, blocks
+            self._block_count += blocks
+        return tail
+
+    def _names(self, directory: int) -> list[tuple[bytes, int, int]]:
+        """(name, nid, file type) of everything in a directory, "." and ".." included, in the order of the bytes."""
+        index, nids = self._index, self._nids
+        listed = [(name, nids[node], _FILE_TYPES[index.kind(node)]) for _, name, node in index.entries(directory, 0)]
+        kind = _FILE_TYPES[Kind.DIR]
+        listed += ((b".", nids[directory], kind), (b"..", nids[index.parent(directory)], kind))
+        listed.sort()
+        return listed
+
+    # --- bytes
+
+    def _write_file(self, node: int, row: NodeRow) -> None:
+        body, words = self._xattrs.body(row.xattr_row, with_redirect=True)
+        name = self._index.digest_in_row(row.digest_row).hex().encode("ascii")
+        at = self._nids[node] * SLOT + INODE.size
+        end = at + len(body)
+        value_end = end - -self._redirect_size % 4
+        self._image[at:end] = body
+        self._image[value_end - self._redirect_size : value_end] = b"%b/%b/%b" % (self._place, name[:2], name)
+        self._image[end : end + len(HOLE)] = HOLE
+        self._write_inode(node, row, CHUNKED, words, row.size, _chunk_bits(row.size))
+
+    def _write_other(self, node: int, row: NodeRow) -> None:
+        body, words = self._xattrs.body(row.xattr_row, with_redirect=False)
+        content = b""
+        if row.kind == Kind.DIR:
+            content = b"".join(_directory_blocks(self._names(node)))
+        elif row.kind == Kind.SYMLINK:
+            content = self._index.readlink(node)
+        first, blocks = self._blocks.get(node, (0, 0))
+        split = blocks * BLOCK
+        if blocks:
+            first += self._first_block
+            self._image[first * BLOCK : first * BLOCK + len(content[:split])] = content[:split]
+        behind = body + content[split:]
+        at = self._nids[node] * SLOT + INODE.size
+        self._image[at : at + len(behind)] = behind
+        layout = INLINE if len(content) > split else PLAIN
+        union = row.rdev if row.kind in (Kind.CHAR, Kind.BLOCK) else first
+        self._write_inode(node, row, layout, words, len(content), union)
+
+    def _write_inode(self, node: int, row: NodeRow, layout: int, words: int, size: int, union: int) -> None:
+        seconds, nanoseconds = divmod(row.mtime_ns, _NS)
+        INODE.pack_into(
+            self._image, self._nids[node] * SLOT, layout, words, row.mode, 0, size, union, node + 1,
+            row.uid, row.gid, seconds, nanoseconds, row.nlink,
+        )  # fmt: skip
+
+    def _write_super(self) -> None:
+        """The superblock, then the hash of all, then the checksum of the first block's rest."""
+        SUPER.pack_into(
+            self._image, SUPER_OFFSET, MAGIC, 0, COMPAT_CHECKSUM | COMPAT_MTIME, BLOCK_BITS, 0, self._nids[0],
+            self._index.node_count, 0, 0, len(self._image) // BLOCK, 0, self._table_block, bytes(16), bytes(16),
+            INCOMPAT_CHUNKED, 0, 0, 0, 0, 0, 0, 0, 0, bytes(23),
+        )  # fmt: skip
+        self._image[UUID_AT : UUID_AT + UUID_SIZE] = _fingerprint(self._image)
+        checksum = _crc32c(self._image[SUPER_OFFSET:BLOCK])
+        self._image[CHECKSUM_AT : CHECKSUM_AT + 4] = checksum.to_bytes(4, "little")
+
+
+def _chunk_bits(size: int) -> int:
+    """The chunk size of a file that is one hole: 4096 << bits, the smallest that makes it one chunk."""
+    return min(max((size - 1).bit_length() - BLOCK_BITS, 0), CHUNK_BITS_MAX)
+
+
+def _blocks_of(names: list[tuple[bytes, int, int]]) -> Iterator[tuple[list[tuple[bytes, int, int]], int]]:
+    """Cut a directory into blocks: what each holds, and how many bytes that takes."""
+    block: list[tuple[bytes, int, int]] = []
+    used = 0
+    for entry in names:
+        needed = DIRENT.size + len(entry[0])
+        if used + needed > BLOCK:
+            yield block, used
+            block, used = [], 0
+        block.append(entry)
+        used += needed
+    yield block, used
+
+
+def _directory_size(names: list[tuple[bytes, int, int]]) -> int:
+    used = [size for _, size in _blocks_of(names)]
+    return (len(used) - 1) * BLOCK + used[-1]
+
+
+def _directory_blocks(names: list[tuple[bytes, int, int]]) -> Iterator[bytes]:
+    """The content of a directory: every block but the last filled up with zeros."""
+    last = b""
+    for block, _ in _blocks_of(names):
+        if last:
+            yield last.ljust(BLOCK, b"\0")
+        entries, texts = bytearray(), bytearray()
+        start = len(block) * DIRENT.size
+        for name, nid, kind in block:
+            entries += DIRENT.pack(nid, start + len(texts), kind)
+            texts += name
+        last = bytes(entries + texts)
+    yield last

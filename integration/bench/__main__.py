@@ -22,6 +22,7 @@ FIGURES = {
     "round-trips": pulling.round_trips,
     "entries": large.entries,
     "filling": large.filling,
+    "image": large.image,
 }
 INTERRUPTED = 130
 

@@ -10,7 +10,7 @@ Source: linux/fs/erofs (super.c, inode.c, dir.c, xattr.c, data.c).
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from snapshotter.errors import FormatError
 
@@ -38,7 +38,7 @@ from .erofs_layout import (
 )
 from .erofs_xattrs import XattrBodies
 from .index import Index
-from .layout import NONE, Kind, NodeRow
+from .layout import NONE, FileIdentity, Kind, NodeRow
 
 EROFS_REVISION = 1
 """Changes with every change of the bytes that an index becomes."""
@@ -49,16 +49,21 @@ _CRC32C = 0x82F63B78
 """The Castagnoli polynomial, bits reversed (RFC 3720, appendix B.4)."""
 
 
-def write_image(index: Index, place: bytes) -> bytes:
+LargePath = Callable[[FileIdentity], bytes]
+"""Gives the absolute path, in the data-only layers, of a file that has several chunks; all paths are equally long."""
+
+
+def write_image(index: Index, place: bytes, large: LargePath | None = None) -> bytes:
     """Return the image of a layer; a function of the arguments and EROFS_REVISION alone.
 
     `place` is the directory of contents in the data-only layers, absolute and without a slash at its end: a file whose
-    sha256 is `ab…` finds its content at `<place>/ab/ab…`.
+    sha256 is `ab…` finds its content at `<place>/ab/ab…`. Where `large` is given, files of several chunks are
+    elsewhere: their content can be had in part, and a digest of the whole does not say whose word the parts go by.
 
     Raises:
         FormatError: a file has extended attributes that the format does not take.
     """
-    return _Image(index, place).write()
+    return _Image(index, place, large).write()
 
 
 def check_image(image: bytes) -> None:
@@ -95,17 +100,19 @@ def _crc32c(data: bytes | bytearray) -> int:
 class _Image:
     """One image in the making: first every inode gets its place, then everything is written."""
 
-    def __init__(self, index: Index, place: bytes) -> None:
+    def __init__(self, index: Index, place: bytes, large: LargePath | None) -> None:
         self._index = index
         self._place = place
-        self._redirect_size = len(place) + len("/ab/") + 2 * hashlib.sha256().digest_size
+        self._large = large
+        self._path_size = len(place) + len("/ab/") + 2 * hashlib.sha256().digest_size
+        self._large_path_size = 0 if large is None else len(large(FileIdentity(bytes(32), 0, (), derived=False)))
         self._nids = array("Q", bytes(8 * index.node_count))
         self._blocks: dict[int, tuple[int, int]] = {}
         """Of directories and links with more content than fits behind the inode: the first block and how many."""
         self._block_count = 0
         uses = Counter(row.xattr_row for row in index.rows())
         del uses[NONE]
-        self._xattrs = XattrBodies({row: index.xattr_set(row) for row in uses}, uses, self._redirect_size)
+        self._xattrs = XattrBodies({row: index.xattr_set(row) for row in uses}, uses)
         end = self._plan()
         self._table_block = -(-end // BLOCK)
         self._first_block = self._table_block + -(-len(self._xattrs.table) // BLOCK)
@@ -129,10 +136,10 @@ class _Image:
         """Give every inode its place, and blocks to content that does not fit behind one; return where inodes end."""
         at = FIRST_INODE
         for node, row in enumerate(self._index.rows()):
-            has_content = row.kind == Kind.REG and row.size > 0
-            fixed = INODE.size + len(self._xattrs.body(row.xattr_row, with_redirect=has_content)[0])
+            path_size = self._redirect_size(row)
+            fixed = INODE.size + len(self._xattrs.body(row.xattr_row, path_size)[0])
             tail = 0
-            if has_content:
+            if path_size:
                 fixed += len(HOLE)
             elif row.kind == Kind.DIR:
                 tail = self._plan_content(node, fixed, _directory_size(self._names(node)))
@@ -144,6 +151,16 @@ class _Image:
             self._nids[node] = at // SLOT
             at += fixed + tail
         return at
+
+    def _redirect_size(self, row: NodeRow) -> int:
+        """Length of the path at which a file's content is; 0 for what has none."""
+        if row.kind != Kind.REG or not row.size:
+            return 0
+        return self._path_size if self._large is None or not self._is_large(row) else self._large_path_size
+
+    def _is_large(self, row: NodeRow) -> bool:
+        """Whether a file goes by its chunks: those of the one node that stands for all files with its digest."""
+        return self._index.chunk_count(self._index.content_in_row(row.digest_row)[2]) > 1
 
     def _plan_content(self, node: int, fixed: int, size: int) -> int:
         """Reserve blocks for a content of `size` bytes; return how many of its bytes lie behind the inode."""
@@ -167,18 +184,23 @@ class _Image:
     # --- bytes
 
     def _write_file(self, node: int, row: NodeRow) -> None:
-        body, words = self._xattrs.body(row.xattr_row, with_redirect=True)
-        name = self._index.digest_in_row(row.digest_row).hex().encode("ascii")
+        digest, _, known_by = self._index.content_in_row(row.digest_row)
+        if self._large is not None and self._is_large(row):
+            path = self._large(self._index.identity(known_by))
+        else:
+            name = digest.hex().encode("ascii")
+            path = b"%b/%b/%b" % (self._place, name[:2], name)
+        body, words = self._xattrs.body(row.xattr_row, len(path))
         at = self._nids[node] * SLOT + INODE.size
         end = at + len(body)
-        value_end = end - -self._redirect_size % 4
+        path_end = end - -len(path) % 4
         self._image[at:end] = body
-        self._image[value_end - self._redirect_size : value_end] = b"%b/%b/%b" % (self._place, name[:2], name)
+        self._image[path_end - len(path) : path_end] = path
         self._image[end : end + len(HOLE)] = HOLE
         self._write_inode(node, row, CHUNKED, words, row.size, _chunk_bits(row.size))
 
     def _write_other(self, node: int, row: NodeRow) -> None:
-        body, words = self._xattrs.body(row.xattr_row, with_redirect=False)
+        body, words = self._xattrs.body(row.xattr_row)
         content = b""
         if row.kind == Kind.DIR:
             content = b"".join(_directory_blocks(self._names(node)))

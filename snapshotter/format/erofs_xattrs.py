@@ -21,17 +21,16 @@ Pair = tuple[bytes, bytes]
 class XattrBodies:
     """The bodies behind inodes, which repeat a lot, and the table of what several inodes have."""
 
-    def __init__(self, sets: Mapping[int, Mapping[bytes, bytes]], uses: Mapping[int, int], redirect_size: int) -> None:
-        """`sets` are an index's sets by row, `uses` says how many inodes have each; files have a redirect of this size.
+    def __init__(self, sets: Mapping[int, Mapping[bytes, bytes]], uses: Mapping[int, int]) -> None:
+        """`sets` are an index's sets by row, `uses` says how many inodes have each.
 
         Raises:
             FormatError: an attribute that the format cannot hold.
         """
         self.table = bytearray()
-        self._redirect_size = redirect_size
         self._sets = sets
         self._ids: dict[Pair, int] = {}
-        self._bodies: dict[tuple[int, bool], tuple[bytes, int]] = {}
+        self._bodies: dict[tuple[int, int], tuple[bytes, int]] = {}
         self._share((METACOPY, b""))
         often: Counter[Pair] = Counter()
         for row, count in uses.items():
@@ -42,30 +41,31 @@ class XattrBodies:
                 if pair not in self._ids and (often[pair] > 1 or len(pair[1]) > _LONE_MAX):
                     self._share(pair)
 
-    def body(self, row: int, *, with_redirect: bool) -> tuple[bytes, int]:
+    def body(self, row: int, redirect_size: int = 0) -> tuple[bytes, int]:
         """What stands behind an inode with the set `row`, and its count of words for the inode.
 
-        A redirect's value is left as zeros; it ends where the body ends, but for padding to a multiple of 4.
+        With a `redirect_size` it has `metacopy`, and a redirect whose value is left as zeros: that ends where the body
+        ends, but for padding to a multiple of 4.
 
         Raises:
             FormatError: more than the format takes.
         """
-        key = row, with_redirect
+        key = row, redirect_size
         found = self._bodies.get(key)
         if found is None:
-            found = self._bodies[key] = self._build(row, with_redirect=with_redirect)
+            found = self._bodies[key] = self._build(row, redirect_size)
         return found
 
-    def _build(self, row: int, *, with_redirect: bool) -> tuple[bytes, int]:
+    def _build(self, row: int, redirect_size: int) -> tuple[bytes, int]:
         pairs = [] if row == NONE else list(self._sets[row].items())
-        if with_redirect:
+        if redirect_size:
             pairs.append((METACOPY, b""))
         if not pairs:
             return b"", 0
         shared = [self._ids[pair] for pair in pairs if pair in self._ids]
         own = b"".join(_entry(*pair) for pair in pairs if pair not in self._ids)
-        if with_redirect:
-            own += _entry(REDIRECT, bytes(self._redirect_size))
+        if redirect_size:
+            own += _entry(REDIRECT, bytes(redirect_size))
         words = len(shared) + len(own) // 4 + 1
         if len(shared) > XATTR_SHARED_MAX or words > XATTR_WORDS_MAX:
             raise FormatError(f"a file has {len(pairs)} extended attributes, more than an EROFS inode takes")

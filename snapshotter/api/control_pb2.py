@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsnapshotter/api/control.proto\x12\x12\x65stargz.control.v1\"\x10\n\x0eVersionRequest\"B\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x0e\n\x06kernel\x18\x03 \x01(\t\"\x0f\n\rStatusRequest\"\xcc\x03\n\x0eStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x15\n\rstarted_at_ns\x18\x03 \x01(\x03\x12\r\n\x05plane\x18\x04 \x01(\t\x12\x14\n\x0cplane_reason\x18\x05 \x01(\t\x12\x0c\n\x04root\x18\x06 \x01(\t\x12\x0f\n\x07run_dir\x18\x07 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12\x12\n\nmountpoint\x18\t \x01(\t\x12\x0f\n\x07session\x18\n \x01(\x03\x12\x11\n\tsnapshots\x18\x0b \x01(\x03\x12\x13\n\x0blayers_lazy\x18\x0c \x01(\x03\x12\x15\n\rlayers_failed\x18\r \x01(\x03\x12\x16\n\x0e\x66\x65tched_demand\x18\x0e \x01(\x03\x12\x18\n\x10\x66\x65tched_prefetch\x18\x0f \x01(\x03\x12\x1a\n\x12\x66\x65tched_background\x18\x10 \x01(\x03\x12\x1a\n\x12integrity_failures\x18\x11 \x01(\x03\x12\x13\n\x0bread_errors\x18\x12 \x01(\x03\x12\x12\n\ncache_used\x18\x13 \x01(\x03\x12\x13\n\x0b\x63\x61\x63he_quota\x18\x14 \x01(\x03\x12\x12\n\ncache_free\x18\x15 \x01(\x03\x12\x10\n\x08problems\x18\x16 \x03(\t\"\x0f\n\rLayersRequest\";\n\x0eLayersResponse\x12)\n\x06layers\x18\x01 \x03(\x0b\x32\x19.estargz.control.v1.Layer\"\xcb\x01\n\x05Layer\x12\r\n\x05image\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\ntoc_digest\x18\x03 \x01(\t\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.estargz.control.v1.LayerState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0c\n\x04size\x18\x07 \x01(\x03\x12\x0f\n\x07present\x18\x08 \x01(\x03\x12\x11\n\tblob_size\x18\t \x01(\x03\x12\x0e\n\x06number\x18\n \x01(\x03\"\x13\n\x11\x43\x61\x63heUsageRequest\"\xe8\x01\n\x12\x43\x61\x63heUsageResponse\x12\x30\n\x07\x64omains\x18\x01 \x03(\x0b\x32\x1f.estargz.control.v1.DomainUsage\x12\x14\n\x0c\x64\x65leted_open\x18\x02 \x01(\x03\x12\x14\n\x0cunreferenced\x18\x03 \x01(\x03\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\r\n\x05quota\x18\x05 \x01(\x03\x12\x12\n\nhigh_water\x18\x06 \x01(\x03\x12\x11\n\tlow_water\x18\x07 \x01(\x03\x12\x0c\n\x04\x66ree\x18\x08 \x01(\x03\x12\x10\n\x08min_free\x18\t \x01(\x03\x12\x10\n\x08\x63\x61pacity\x18\n \x01(\x03\"m\n\x0b\x44omainUsage\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0f\n\x07objects\x18\x02 \x01(\x03\x12\x14\n\x0cobject_bytes\x18\x03 \x01(\x03\x12\x10\n\x08partials\x18\x04 \x01(\x03\x12\x15\n\rpartial_bytes\x18\x05 \x01(\x03\"\x12\n\x10\x43\x61\x63heListRequest\"B\n\x11\x43\x61\x63heListResponse\x12-\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1e.estargz.control.v1.CachedFile\"\x84\x01\n\nCachedFile\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x0f\n\x07present\x18\x04 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\x12\x12\n\nreferenced\x18\x06 \x01(\x08\x12\x13\n\x0blast_use_ns\x18\x07 \x01(\x03\"=\n\x11\x43\x61\x63hePruneRequest\x12\x1a\n\x12include_referenced\x18\x01 \x01(\x08\x12\x0c\n\x04keep\x18\x02 \x01(\x03\"e\n\x12\x43\x61\x63hePruneResponse\x12\x15\n\rfiles_removed\x18\x01 \x01(\x03\x12\x15\n\rbytes_removed\x18\x02 \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x03 \x01(\x03\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"\x14\n\x12\x43\x61\x63heVerifyRequest\"\x90\x01\n\x13\x43\x61\x63heVerifyResponse\x12\x15\n\rfiles_checked\x18\x01 \x01(\x03\x12\x15\n\rbytes_checked\x18\x02 \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x03 \x01(\x03\x12(\n\x03\x62\x61\x64\x18\x04 \x03(\x0b\x32\x1b.estargz.control.v1.BadFile\x12\x0c\n\x04\x64one\x18\x05 \x01(\x08\"8\n\x07\x42\x61\x64\x46ile\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\" \n\x0fTeardownRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\"\\\n\x10TeardownResponse\x12\'\n\x05users\x18\x01 \x03(\x0b\x32\x18.estargz.control.v1.User\x12\x11\n\tunmounted\x18\x02 \x03(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\"I\n\x04User\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x12\n\nmountpoint\x18\x03 \x01(\t\x12\x0c\n\x04pids\x18\x04 \x03(\x05*\x8b\x01\n\nLayerState\x12\x1b\n\x17LAYER_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10LAYER_STATE_LAZY\x10\x01\x12\x18\n\x14LAYER_STATE_COMPLETE\x10\x02\x12\x16\n\x12LAYER_STATE_FAILED\x10\x03\x12\x18\n\x14LAYER_STATE_ORDINARY\x10\x04\x32\xd2\x05\n\x07\x43ontrol\x12R\n\x07Version\x12\".estargz.control.v1.VersionRequest\x1a#.estargz.control.v1.VersionResponse\x12O\n\x06Status\x12!.estargz.control.v1.StatusRequest\x1a\".estargz.control.v1.StatusResponse\x12Q\n\x06Layers\x12!.estargz.control.v1.LayersRequest\x1a\".estargz.control.v1.LayersResponse0\x01\x12[\n\nCacheUsage\x12%.estargz.control.v1.CacheUsageRequest\x1a&.estargz.control.v1.CacheUsageResponse\x12Z\n\tCacheList\x12$.estargz.control.v1.CacheListRequest\x1a%.estargz.control.v1.CacheListResponse0\x01\x12]\n\nCachePrune\x12%.estargz.control.v1.CachePruneRequest\x1a&.estargz.control.v1.CachePruneResponse0\x01\x12`\n\x0b\x43\x61\x63heVerify\x12&.estargz.control.v1.CacheVerifyRequest\x1a\'.estargz.control.v1.CacheVerifyResponse0\x01\x12U\n\x08Teardown\x12#.estargz.control.v1.TeardownRequest\x1a$.estargz.control.v1.TeardownResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsnapshotter/api/control.proto\x12\x12\x65stargz.control.v1\"\x10\n\x0eVersionRequest\"B\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x0e\n\x06kernel\x18\x03 \x01(\t\"\x0f\n\rStatusRequest\"\xce\x04\n\x0eStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x15\n\rstarted_at_ns\x18\x03 \x01(\x03\x12\r\n\x05plane\x18\x04 \x01(\t\x12\x14\n\x0cplane_reason\x18\x05 \x01(\t\x12\x0c\n\x04root\x18\x06 \x01(\t\x12\x0f\n\x07run_dir\x18\x07 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12\x12\n\nmountpoint\x18\t \x01(\t\x12\x0f\n\x07session\x18\n \x01(\x03\x12\x11\n\tsnapshots\x18\x0b \x01(\x03\x12\x13\n\x0blayers_lazy\x18\x0c \x01(\x03\x12\x15\n\rlayers_failed\x18\r \x01(\x03\x12\x16\n\x0e\x66\x65tched_demand\x18\x0e \x01(\x03\x12\x18\n\x10\x66\x65tched_prefetch\x18\x0f \x01(\x03\x12\x1a\n\x12\x66\x65tched_background\x18\x10 \x01(\x03\x12\x1a\n\x12integrity_failures\x18\x11 \x01(\x03\x12\x13\n\x0bread_errors\x18\x12 \x01(\x03\x12\x12\n\ncache_used\x18\x13 \x01(\x03\x12\x13\n\x0b\x63\x61\x63he_quota\x18\x14 \x01(\x03\x12\x12\n\ncache_free\x18\x15 \x01(\x03\x12\x10\n\x08problems\x18\x16 \x03(\t\x12K\n\rfuse_requests\x18\x17 \x03(\x0b\x32\x34.estargz.control.v1.StatusResponse.FuseRequestsEntry\x1a\x33\n\x11\x46useRequestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x0f\n\rLayersRequest\";\n\x0eLayersResponse\x12)\n\x06layers\x18\x01 \x03(\x0b\x32\x19.estargz.control.v1.Layer\"\xcb\x01\n\x05Layer\x12\r\n\x05image\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\ntoc_digest\x18\x03 \x01(\t\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.estargz.control.v1.LayerState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0c\n\x04size\x18\x07 \x01(\x03\x12\x0f\n\x07present\x18\x08 \x01(\x03\x12\x11\n\tblob_size\x18\t \x01(\x03\x12\x0e\n\x06number\x18\n \x01(\x03\"\x13\n\x11\x43\x61\x63heUsageRequest\"\xe8\x01\n\x12\x43\x61\x63heUsageResponse\x12\x30\n\x07\x64omains\x18\x01 \x03(\x0b\x32\x1f.estargz.control.v1.DomainUsage\x12\x14\n\x0c\x64\x65leted_open\x18\x02 \x01(\x03\x12\x14\n\x0cunreferenced\x18\x03 \x01(\x03\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\r\n\x05quota\x18\x05 \x01(\x03\x12\x12\n\nhigh_water\x18\x06 \x01(\x03\x12\x11\n\tlow_water\x18\x07 \x01(\x03\x12\x0c\n\x04\x66ree\x18\x08 \x01(\x03\x12\x10\n\x08min_free\x18\t \x01(\x03\x12\x10\n\x08\x63\x61pacity\x18\n \x01(\x03\"m\n\x0b\x44omainUsage\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0f\n\x07objects\x18\x02 \x01(\x03\x12\x14\n\x0cobject_bytes\x18\x03 \x01(\x03\x12\x10\n\x08partials\x18\x04 \x01(\x03\x12\x15\n\rpartial_bytes\x18\x05 \x01(\x03\"\x12\n\x10\x43\x61\x63heListRequest\"B\n\x11\x43\x61\x63heListResponse\x12-\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1e.estargz.control.v1.CachedFile\"\x84\x01\n\nCachedFile\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x0f\n\x07present\x18\x04 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\x12\x12\n\nreferenced\x18\x06 \x01(\x08\x12\x13\n\x0blast_use_ns\x18\x07 \x01(\x03\"=\n\x11\x43\x61\x63hePruneRequest\x12\x1a\n\x12include_referenced\x18\x01 \x01(\x08\x12\x0c\n\x04keep\x18\x02 \x01(\x03\"e\n\x12\x43\x61\x63hePruneResponse\x12\x15\n\rfiles_removed\x18\x01 \x01(\x03\x12\x15\n\rbytes_removed\x18\x02 \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x03 \x01(\x03\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"\x14\n\x12\x43\x61\x63heVerifyRequest\"\xc2\x01\n\x13\x43\x61\x63heVerifyResponse\x12\x15\n\rfiles_checked\x18\x01 \x01(\x03\x12\x15\n\rbytes_checked\x18\x02 \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x03 \x01(\x03\x12(\n\x03\x62\x61\x64\x18\x04 \x03(\x0b\x32\x1b.estargz.control.v1.BadFile\x12\x0c\n\x04\x64one\x18\x05 \x01(\x08\x12\x30\n\x07missing\x18\x06 \x03(\x0b\x32\x1f.estargz.control.v1.MissingFile\"8\n\x07\x42\x61\x64\x46ile\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\"+\n\x0bMissingFile\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\" \n\x0fTeardownRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\"\\\n\x10TeardownResponse\x12\'\n\x05users\x18\x01 \x03(\x0b\x32\x18.estargz.control.v1.User\x12\x11\n\tunmounted\x18\x02 \x03(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\"I\n\x04User\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x12\n\nmountpoint\x18\x03 \x01(\t\x12\x0c\n\x04pids\x18\x04 \x03(\x05*\x8b\x01\n\nLayerState\x12\x1b\n\x17LAYER_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10LAYER_STATE_LAZY\x10\x01\x12\x18\n\x14LAYER_STATE_COMPLETE\x10\x02\x12\x16\n\x12LAYER_STATE_FAILED\x10\x03\x12\x18\n\x14LAYER_STATE_ORDINARY\x10\x04\x32\xd2\x05\n\x07\x43ontrol\x12R\n\x07Version\x12\".estargz.control.v1.VersionRequest\x1a#.estargz.control.v1.VersionResponse\x12O\n\x06Status\x12!.estargz.control.v1.StatusRequest\x1a\".estargz.control.v1.StatusResponse\x12Q\n\x06Layers\x12!.estargz.control.v1.LayersRequest\x1a\".estargz.control.v1.LayersResponse0\x01\x12[\n\nCacheUsage\x12%.estargz.control.v1.CacheUsageRequest\x1a&.estargz.control.v1.CacheUsageResponse\x12Z\n\tCacheList\x12$.estargz.control.v1.CacheListRequest\x1a%.estargz.control.v1.CacheListResponse0\x01\x12]\n\nCachePrune\x12%.estargz.control.v1.CachePruneRequest\x1a&.estargz.control.v1.CachePruneResponse0\x01\x12`\n\x0b\x43\x61\x63heVerify\x12&.estargz.control.v1.CacheVerifyRequest\x1a\'.estargz.control.v1.CacheVerifyResponse0\x01\x12U\n\x08Teardown\x12#.estargz.control.v1.TeardownRequest\x1a$.estargz.control.v1.TeardownResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'snapshotter.api.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LAYERSTATE']._serialized_start=2090
-  _globals['_LAYERSTATE']._serialized_end=2229
+  _globals['_STATUSRESPONSE_FUSEREQUESTSENTRY']._loaded_options = None
+  _globals['_STATUSRESPONSE_FUSEREQUESTSENTRY']._serialized_options = b'8\001'
+  _globals['_LAYERSTATE']._serialized_start=2315
+  _globals['_LAYERSTATE']._serialized_end=2454
   _globals['_VERSIONREQUEST']._serialized_start=53
   _globals['_VERSIONREQUEST']._serialized_end=69
   _globals['_VERSIONRESPONSE']._serialized_start=71
@@ -40,41 +42,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=139
   _globals['_STATUSREQUEST']._serialized_end=154
   _globals['_STATUSRESPONSE']._serialized_start=157
-  _globals['_STATUSRESPONSE']._serialized_end=617
-  _globals['_LAYERSREQUEST']._serialized_start=619
-  _globals['_LAYERSREQUEST']._serialized_end=634
-  _globals['_LAYERSRESPONSE']._serialized_start=636
-  _globals['_LAYERSRESPONSE']._serialized_end=695
-  _globals['_LAYER']._serialized_start=698
-  _globals['_LAYER']._serialized_end=901
-  _globals['_CACHEUSAGEREQUEST']._serialized_start=903
-  _globals['_CACHEUSAGEREQUEST']._serialized_end=922
-  _globals['_CACHEUSAGERESPONSE']._serialized_start=925
-  _globals['_CACHEUSAGERESPONSE']._serialized_end=1157
-  _globals['_DOMAINUSAGE']._serialized_start=1159
-  _globals['_DOMAINUSAGE']._serialized_end=1268
-  _globals['_CACHELISTREQUEST']._serialized_start=1270
-  _globals['_CACHELISTREQUEST']._serialized_end=1288
-  _globals['_CACHELISTRESPONSE']._serialized_start=1290
-  _globals['_CACHELISTRESPONSE']._serialized_end=1356
-  _globals['_CACHEDFILE']._serialized_start=1359
-  _globals['_CACHEDFILE']._serialized_end=1491
-  _globals['_CACHEPRUNEREQUEST']._serialized_start=1493
-  _globals['_CACHEPRUNEREQUEST']._serialized_end=1554
-  _globals['_CACHEPRUNERESPONSE']._serialized_start=1556
-  _globals['_CACHEPRUNERESPONSE']._serialized_end=1657
-  _globals['_CACHEVERIFYREQUEST']._serialized_start=1659
-  _globals['_CACHEVERIFYREQUEST']._serialized_end=1679
-  _globals['_CACHEVERIFYRESPONSE']._serialized_start=1682
-  _globals['_CACHEVERIFYRESPONSE']._serialized_end=1826
-  _globals['_BADFILE']._serialized_start=1828
-  _globals['_BADFILE']._serialized_end=1884
-  _globals['_TEARDOWNREQUEST']._serialized_start=1886
-  _globals['_TEARDOWNREQUEST']._serialized_end=1918
-  _globals['_TEARDOWNRESPONSE']._serialized_start=1920
-  _globals['_TEARDOWNRESPONSE']._serialized_end=2012
-  _globals['_USER']._serialized_start=2014
-  _globals['_USER']._serialized_end=2087
-  _globals['_CONTROL']._serialized_start=2232
-  _globals['_CONTROL']._serialized_end=2954
+  _globals['_STATUSRESPONSE']._serialized_end=747
+  _globals['_STATUSRESPONSE_FUSEREQUESTSENTRY']._serialized_start=696
+  _globals['_STATUSRESPONSE_FUSEREQUESTSENTRY']._serialized_end=747
+  _globals['_LAYERSREQUEST']._serialized_start=749
+  _globals['_LAYERSREQUEST']._serialized_end=764
+  _globals['_LAYERSRESPONSE']._serialized_start=766
+  _globals['_LAYERSRESPONSE']._serialized_end=825
+  _globals['_LAYER']._serialized_start=828
+  _globals['_LAYER']._serialized_end=1031
+  _globals['_CACHEUSAGEREQUEST']._serialized_start=1033
+  _globals['_CACHEUSAGEREQUEST']._serialized_end=1052
+  _globals['_CACHEUSAGERESPONSE']._serialized_start=1055
+  _globals['_CACHEUSAGERESPONSE']._serialized_end=1287
+  _globals['_DOMAINUSAGE']._serialized_start=1289
+  _globals['_DOMAINUSAGE']._serialized_end=1398
+  _globals['_CACHELISTREQUEST']._serialized_start=1400
+  _globals['_CACHELISTREQUEST']._serialized_end=1418
+  _globals['_CACHELISTRESPONSE']._serialized_start=1420
+  _globals['_CACHELISTRESPONSE']._serialized_end=1486
+  _globals['_CACHEDFILE']._serialized_start=1489
+  _globals['_CACHEDFILE']._serialized_end=1621
+  _globals['_CACHEPRUNEREQUEST']._serialized_start=1623
+  _globals['_CACHEPRUNEREQUEST']._serialized_end=1684
+  _globals['_CACHEPRUNERESPONSE']._serialized_start=1686
+  _globals['_CACHEPRUNERESPONSE']._serialized_end=1787
+  _globals['_CACHEVERIFYREQUEST']._serialized_start=1789
+  _globals['_CACHEVERIFYREQUEST']._serialized_end=1809
+  _globals['_CACHEVERIFYRESPONSE']._serialized_start=1812
+  _globals['_CACHEVERIFYRESPONSE']._serialized_end=2006
+  _globals['_BADFILE']._serialized_start=2008
+  _globals['_BADFILE']._serialized_end=2064
+  _globals['_MISSINGFILE']._serialized_start=2066
+  _globals['_MISSINGFILE']._serialized_end=2109
+  _globals['_TEARDOWNREQUEST']._serialized_start=2111
+  _globals['_TEARDOWNREQUEST']._serialized_end=2143
+  _globals['_TEARDOWNRESPONSE']._serialized_start=2145
+  _globals['_TEARDOWNRESPONSE']._serialized_end=2237
+  _globals['_USER']._serialized_start=2239
+  _globals['_USER']._serialized_end=2312
+  _globals['_CONTROL']._serialized_start=2457
+  _globals['_CONTROL']._serialized_end=3179
 # @@protoc_insertion_point(module_scope)

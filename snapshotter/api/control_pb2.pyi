@@ -39,7 +39,14 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("version", "pid", "started_at_ns", "plane", "plane_reason", "root", "run_dir", "address", "mountpoint", "session", "snapshots", "layers_lazy", "layers_failed", "fetched_demand", "fetched_prefetch", "fetched_background", "integrity_failures", "read_errors", "cache_used", "cache_quota", "cache_free", "problems")
+    __slots__ = ("version", "pid", "started_at_ns", "plane", "plane_reason", "root", "run_dir", "address", "mountpoint", "session", "snapshots", "layers_lazy", "layers_failed", "fetched_demand", "fetched_prefetch", "fetched_background", "integrity_failures", "read_errors", "cache_used", "cache_quota", "cache_free", "problems", "fuse_requests")
+    class FuseRequestsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_NS_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +69,7 @@ class StatusResponse(_message.Message):
     CACHE_QUOTA_FIELD_NUMBER: _ClassVar[int]
     CACHE_FREE_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    FUSE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     pid: int
     started_at_ns: int
@@ -84,7 +92,8 @@ class StatusResponse(_message.Message):
     cache_quota: int
     cache_free: int
     problems: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., plane: _Optional[str] = ..., plane_reason: _Optional[str] = ..., root: _Optional[str] = ..., run_dir: _Optional[str] = ..., address: _Optional[str] = ..., mountpoint: _Optional[str] = ..., session: _Optional[int] = ..., snapshots: _Optional[int] = ..., layers_lazy: _Optional[int] = ..., layers_failed: _Optional[int] = ..., fetched_demand: _Optional[int] = ..., fetched_prefetch: _Optional[int] = ..., fetched_background: _Optional[int] = ..., integrity_failures: _Optional[int] = ..., read_errors: _Optional[int] = ..., cache_used: _Optional[int] = ..., cache_quota: _Optional[int] = ..., cache_free: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
+    fuse_requests: _containers.ScalarMap[str, int]
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., plane: _Optional[str] = ..., plane_reason: _Optional[str] = ..., root: _Optional[str] = ..., run_dir: _Optional[str] = ..., address: _Optional[str] = ..., mountpoint: _Optional[str] = ..., session: _Optional[int] = ..., snapshots: _Optional[int] = ..., layers_lazy: _Optional[int] = ..., layers_failed: _Optional[int] = ..., fetched_demand: _Optional[int] = ..., fetched_prefetch: _Optional[int] = ..., fetched_background: _Optional[int] = ..., integrity_failures: _Optional[int] = ..., read_errors: _Optional[int] = ..., cache_used: _Optional[int] = ..., cache_quota: _Optional[int] = ..., cache_free: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ..., fuse_requests: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class LayersRequest(_message.Message):
     __slots__ = ()
@@ -215,18 +224,20 @@ class CacheVerifyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class CacheVerifyResponse(_message.Message):
-    __slots__ = ("files_checked", "bytes_checked", "bytes_total", "bad", "done")
+    __slots__ = ("files_checked", "bytes_checked", "bytes_total", "bad", "done", "missing")
     FILES_CHECKED_FIELD_NUMBER: _ClassVar[int]
     BYTES_CHECKED_FIELD_NUMBER: _ClassVar[int]
     BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     BAD_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     files_checked: int
     bytes_checked: int
     bytes_total: int
     bad: _containers.RepeatedCompositeFieldContainer[BadFile]
     done: bool
-    def __init__(self, files_checked: _Optional[int] = ..., bytes_checked: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bad: _Optional[_Iterable[_Union[BadFile, _Mapping]]] = ..., done: _Optional[bool] = ...) -> None: ...
+    missing: _containers.RepeatedCompositeFieldContainer[MissingFile]
+    def __init__(self, files_checked: _Optional[int] = ..., bytes_checked: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bad: _Optional[_Iterable[_Union[BadFile, _Mapping]]] = ..., done: _Optional[bool] = ..., missing: _Optional[_Iterable[_Union[MissingFile, _Mapping]]] = ...) -> None: ...
 
 class BadFile(_message.Message):
     __slots__ = ("domain", "name", "problem")
@@ -237,6 +248,14 @@ class BadFile(_message.Message):
     name: str
     problem: str
     def __init__(self, domain: _Optional[str] = ..., name: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class MissingFile(_message.Message):
+    __slots__ = ("domain", "name")
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    domain: str
+    name: str
+    def __init__(self, domain: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class TeardownRequest(_message.Message):
     __slots__ = ("force",)

@@ -122,7 +122,8 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CacheVerify(self, request, context):
-        """Read cached files and compare them with their names; those that differ are deleted. As CachePrune otherwise.
+        """Read cached files and compare them with their names; those that differ are deleted, and those that somebody else
+        deleted are told. As CachePrune otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 (imported where it is needed: no other command waits for gRPC)
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -118,9 +119,12 @@ def prune(
 def verify(*, config_path: Path | None, address: Path | None, as_json: bool) -> None:
     """Read every fetched file and compare it with its digest; what differs is deleted and fetched again when needed.
 
-    Exit code 11 if there was such a file. Ctrl-C stops the work.
+    Files that somebody else has deleted are named too; they are fetched again when needed.
+
+    Exit code 11 if a file differed or was missing. Ctrl-C stops the work.
     """
-    bad = []
+    bad: list[dict[str, Any]] = []
+    missing: list[dict[str, Any]] = []
     with daemon(config_path, address) as stub, show.progress("verifying") as advance:
         from snapshotter.api import control_pb2 as pb
 
@@ -128,15 +132,26 @@ def verify(*, config_path: Path | None, address: Path | None, as_json: bool) -> 
         for last in stub.CacheVerify(pb.CacheVerifyRequest()):
             advance(last.bytes_checked, last.bytes_total)
             bad += [show.plain(file) for file in last.bad]
+            missing += [show.plain(file) for file in last.missing]
     if as_json:
-        show.print_json({**show.plain(last), "bad": bad})
+        show.print_json({**show.plain(last), "bad": bad, "missing": missing})
     else:
         console = show.console()
         for file in bad:
             console.print(show.cell(f"{file['name']} ({file['domain']}): {file['problem']}", "red"))
+        for file in missing:
+            console.print(show.cell(f"{file['name']} ({file['domain']}): missing, the daemon did not delete it", "red"))
         console.print(f"checked {last.files_checked} files, {show.human(last.bytes_checked)}")
+    found = []
     if bad:
-        raise IntegrityError(
+        found.append(
             f"{len(bad)} cached files were not what their names say and were deleted: "
             "look after the disk, then let containers that read them start again"
         )
+    if missing:
+        found.append(
+            f"{len(missing)} cached files were missing and are fetched again when needed: find out who deletes below "
+            "the daemon's root, and use `snapshotter cache prune` to delete"
+        )
+    if found:
+        raise IntegrityError("; ".join(found))

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -136,6 +136,8 @@ def _plain_value(value: Any) -> Any:
         return value
     if hasattr(value, "DESCRIPTOR"):
         return plain(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain_value(item) for key, item in sorted(value.items())}
     return [_plain_value(item) for item in value]
 
 

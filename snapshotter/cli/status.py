@@ -15,6 +15,8 @@ from snapshotter.cli.options import daemon_options, timeout_option
 if TYPE_CHECKING:
     from snapshotter.api import control_pb2 as pb
 
+KINDS_SHOWN = 4
+
 
 @click.command()
 @timeout_option
@@ -60,8 +62,16 @@ def _lines(answer: "pb.StatusResponse") -> list[tuple[str, str]]:
                 )
             ),
         ),
+        ("FUSE requests", _requests(dict(answer.fuse_requests))),
         ("cache", f"{size(answer.cache_used)} {limit}, {size(answer.cache_free)} free"),
     ]
     if answer.read_errors or answer.integrity_failures:
         lines.append(("errors", f"{answer.read_errors} reads, {answer.integrity_failures} wrong digests"))
     return lines
+
+
+def _requests(counts: dict[str, int]) -> str:
+    """The total, and the kinds that came most often."""
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:KINDS_SHOWN]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in most)
+    return f"{sum(counts.values())}" + (f" ({kinds})" if kinds else "")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from snapshotter.errors import DaemonUnreachable
-from snapshotter.service.control import BadFileView, VerifyStep
+from snapshotter.service.control import BATCH, BadFileView, MissingFileView, VerifyStep
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.verification import Verified
 
@@ -40,7 +40,7 @@ class Verification:
             finally:
                 with self._changed:
                     self._stopped = True
-            yield _last_step(work.result())
+            yield from _last_steps(work.result())
 
     def _progress(self, done: int, total: int) -> None:
         with self._changed:
@@ -55,11 +55,17 @@ class Verification:
             self._changed.notify_all()
 
 
-def _last_step(result: Verified) -> VerifyStep:
+def _last_steps(result: Verified) -> Iterator[VerifyStep]:
+    """What was found, in steps that fit a message each however much it is; the last is `done`."""
     bad = [
         BadFileView(info.domain, f"sha256:{info.digest.hex()}", "its bytes have another digest, or cannot be read")
         for info in result.bad_objects
     ]
     if result.bad_chunks:
         bad.append(BadFileView("", f"{result.bad_chunks} chunks", "chunks of files not yet whole had another digest"))
-    return VerifyStep(result.objects, result.bytes, result.bytes, tuple(bad), done=True)
+    missing = [MissingFileView(info.domain, f"sha256:{info.digest.hex()}") for info in result.missing]
+    rows = max(len(bad), len(missing))
+    for start in range(0, max(rows, 1), BATCH):
+        end = start + BATCH
+        found = tuple(bad[start:end]), tuple(missing[start:end])
+        yield VerifyStep(result.objects, result.bytes, result.bytes, *found, done=end >= rows)

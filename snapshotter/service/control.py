@@ -8,9 +8,9 @@ names of the messages' fields (proto/control.proto explains them), so that one f
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -66,6 +66,7 @@ class StatusView:
     cache_used: int
     cache_quota: int
     cache_free: int
+    fuse_requests: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
 
@@ -154,13 +155,22 @@ class BadFileView:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingFileView:
+    """A file that ought to be in the cache, and that the daemon did not delete."""
+
+    domain: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyStep:
-    """How far a verification is, and what it found bad since the last step."""
+    """How far a verification is, and what it found bad or missing since the last step."""
 
     files_checked: int
     bytes_checked: int
     bytes_total: int
     bad: tuple[BadFileView, ...] = ()
+    missing: tuple[MissingFileView, ...] = ()
     done: bool = False
 
 
@@ -208,7 +218,7 @@ class NodeView(Protocol):
         """Delete files until the cache holds at most `keep` bytes; the last step is `done`."""
 
     def verify(self) -> Iterator[VerifyStep]:
-        """Compare every file with its name and delete those that differ; the last step is `done`."""
+        """Compare every file with its name, delete those that differ, tell those that are missing; the last step is `done`."""
 
     def teardown(self, *, force: bool) -> TeardownView:
         """Unmount everything, unless it is in use and not `force`; once done, the daemon ends."""

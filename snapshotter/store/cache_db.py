@@ -75,10 +75,19 @@ class CacheDB:
             meta = {}
         self.trust = _trust(meta, self.boot_id)
         self.used_estimate = _whole_number(meta.get("used"))
+        # Every row's file is there, unless somebody else took it: no daemon was killed between a removal and its sync.
+        self.exact = self.trust is Trust.NONE or (meta.get("clean") == 1 and meta.get("exact") == 1)
 
     def begin(self) -> None:
         """The objects are in the state that `trust` asks for: from now on this boot's are good, and the end is not in order yet."""
-        self._write({"boot_id": self.boot_id, "clean": 0}, (), {})
+        self._write({"boot_id": self.boot_id, "clean": 0, "exact": 0}, (), {})
+
+    def domains(self) -> list[str]:
+        """Domains of which a syncfs covered something, sorted."""
+        with self._lock, database_errors(self._path):
+            return [
+                domain for (domain,) in self._connection.execute("SELECT DISTINCT domain FROM covered ORDER BY domain")
+            ]
 
     def covered(self, domain: str, shard: str) -> dict[bytes, FileStamp]:
         """What a syncfs covered of one shard: digest → (inode, mtime_ns)."""
@@ -98,9 +107,12 @@ class CacheDB:
         """
         self._write({"used": used}, removed, covered)
 
-    def end(self) -> None:
-        """Everything is synced and nothing will be written any more: the next start may trust all."""
-        self._write({"clean": 1}, (), {})
+    def end(self, *, exact: bool) -> None:
+        """Everything is synced and nothing will be written any more: the next start may trust all.
+
+        `exact`: every row of an object that was removed went too, also of those that an earlier daemon removed.
+        """
+        self._write({"clean": 1, "exact": int(exact)}, (), {})
 
     def close(self) -> None:
         """Close the file; again is harmless."""
@@ -143,7 +155,7 @@ class CacheDB:
                 # What is on disk was good until now, so this boot's mark goes into the new file; rows do not, and
                 # after a power loss the objects without a row are checked.
                 self._replace(error)
-                self._transaction({"boot_id": self.boot_id, "clean": 0} | meta, removed, covered)
+                self._transaction({"boot_id": self.boot_id, "clean": 0, "exact": 0} | meta, removed, covered)
 
     def _transaction(self, meta: dict[str, object], removed: Iterable[Key], covered: dict[Key, FileStamp]) -> None:
         with database_errors(self._path):

@@ -9,13 +9,18 @@ _DOMAIN = re.compile(r"[a-z0-9-]{1,64}")
 _SLUG = 29  # 29 + "-" + 32 hex digits of the hash = 62
 
 
+def is_domain(name: str) -> bool:
+    """Whether `name` can be a directory of the store; other names beside those of domains are not ours."""
+    return _DOMAIN.fullmatch(name) is not None
+
+
 def check_domain(domain: str) -> str:
     """Return `domain` if it can be a directory name of the store.
 
     Raises:
         StoreError: it cannot.
     """
-    if not _DOMAIN.fullmatch(domain):
+    if not is_domain(domain):
         raise StoreError(f"sharing domain {domain!r}: must be 1 to 64 of a-z, 0-9 and '-'")
     return domain
 

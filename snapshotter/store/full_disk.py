@@ -4,6 +4,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +16,14 @@ T = TypeVar("T")
 ROOM = 16 << 20
 """Bytes that opening and the first writes take at most, with some to spare."""
 
-CACHE = ("partial", "unproven", "objects")
-"""Directories of a root whose files the network has too, those first that hold the least verified content."""
+CACHE = ("late", "partial", "unproven", "objects")
+"""Directories of a root whose files the network has too, those first that hold the least verified content.
+
+`late` leads: a file with a name there as well keeps its bytes when it leaves `objects`.
+"""
+
+MADE_ROOM = "made-room"
+"""File of a root that says: cached files were deleted which cache.db may still have on record."""
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +45,8 @@ def open_with_room(root: Path, opening: Callable[[], T]) -> T:
         freed = _delete(root, ROOM)
         if not freed:
             raise
+        with suppress(OSError):
+            (root / MADE_ROOM).touch(mode=0o600)
         log.warning("%s; %d bytes of the cache were deleted to make room for it", error, freed)
     return opening()
 
@@ -51,23 +60,30 @@ def _delete(root: Path, wanted: int) -> int:
     """Delete cached files, the largest of each directory first, until `wanted` bytes are gone; returns how many are."""
     freed = 0
     for name in CACHE:
-        for size, path in sorted(_files(root / name), reverse=True):
+        for _, path in sorted(_files(root / name), reverse=True):
             if freed >= wanted:
                 return freed
             try:
+                # Now: of a file with several names only the last one holds the bytes.
+                size = _held(path.lstat())
                 if path.suffix == ".data":
                     # First what says which of its chunks are verified: it must not speak of another file.
                     path.with_suffix(".map").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
+            except FileNotFoundError:  # a map that went with its file
+                continue
             except OSError as error:
-                log.warning("%s cannot be deleted: %s", path, error.strerror)
+                # Without the folders between, one of which is only for root to know.
+                log.warning("%s in %s cannot be deleted: %s", path.name, root / name, error.strerror)
             else:
                 freed += size
     return freed
 
 
 def _files(folder: Path) -> Iterator[tuple[int, Path]]:
-    """Path of each regular file below `folder`, and the bytes that its deletion frees; symbolic links are not followed."""
+    """Path of each regular file below `folder`, and its bytes on disk; symbolic links are not followed."""
+    if folder.is_symlink():
+        return
     for parent, _, names in os.walk(folder):
         for name in names:
             path = Path(parent, name)
@@ -76,4 +92,9 @@ def _files(folder: Path) -> Iterator[tuple[int, Path]]:
             except OSError:
                 continue
             if stat.S_ISREG(status.st_mode):
-                yield disk_bytes(status) if status.st_nlink == 1 else 0, path
+                yield disk_bytes(status), path
+
+
+def _held(status: os.stat_result) -> int:
+    """Bytes that the deletion of one name frees."""
+    return disk_bytes(status) if status.st_nlink == 1 else 0

@@ -91,3 +91,30 @@ def decode_identity(data: bytes) -> tuple[StoredIdentity, int]:
 def partial_name(encoded: bytes) -> str:
     """The name of the partial file of an encoded identity: 64 hex digits."""
     return hashlib.sha256(encoded).hexdigest()
+
+
+def large_name(identity: FileIdentity) -> str:
+    """The name of a large file where it is found by its identity: `<digest>-<128 bits of the identity's hash>`, in hex.
+
+    Half of the hash is enough: a TOC that cuts the file otherwise would have to meet the same half.
+
+    Raises:
+        FormatError: as `encode_identity`.
+    """
+    return f"{identity.digest.hex()}-{partial_name(encode_identity(identity))[:32]}"
+
+
+class ContentPaths:
+    """Where contents are found below the data-only layers: `/<place>/<domain>/<ab>/<name>`.
+
+    The name is a digest in hex, or a `large_name`. `place` is a secret of the node: overlayfs looks such a path up in the
+    ordinary layers below, too, and an image that knew it could have its own file taken for the content.
+    """
+
+    def __init__(self, place: str, domain: str) -> None:
+        self.directory = f"/{place}/{domain}".encode("ascii")
+
+    def large(self, identity: FileIdentity) -> bytes:
+        """The path of a file with several chunks. Raises FormatError as `large_name`."""
+        name = large_name(identity).encode("ascii")
+        return b"%b/%b/%b" % (self.directory, name[:2], name)

@@ -14,24 +14,29 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from snapshotter.config import CacheConfig
-from snapshotter.errors import StoreError, StoreFull
+from snapshotter.errors import StoreError
+from snapshotter.store.bounds import Bounds
 from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.disk import disk_errors, hash_range, syncfs
-from snapshotter.store.eviction import Evicted, bytes_to_free, has_room, room_for
+from snapshotter.store.eviction import Evicted
+from snapshotter.store.full_disk import MADE_ROOM
 from snapshotter.store.handles import HandleCache, OpenObject
 from snapshotter.store.identity import FileIdentity
 from snapshotter.store.intake import Intake, StoreCounters
+from snapshotter.store.late import LateLinks
 from snapshotter.store.partial import PartialFile
 from snapshotter.store.partials import PartialSet
+from snapshotter.store.place import content_place
 from snapshotter.store.placement import ObjectInfo, Placement, is_derived
 from snapshotter.store.recovery import count_unproven, distrust
 from snapshotter.store.tally import Tally, Usage
 from snapshotter.store.tree import ObjectTree
-from snapshotter.store.verification import Progress, Verified, verify
+from snapshotter.store.verification import Progress, Verified, forget_lost, verify
 from snapshotter.store.writer import ChunkWriter
 
 log = logging.getLogger(__name__)
@@ -42,28 +47,40 @@ PROVE_INLINE = 1 << 20
 
 
 class ObjectStore:
-    """The directories `objects`, `unproven` and `partial` of one root. The caller holds the root's lock."""
+    """The directories `objects`, `late`, `unproven` and `partial` of one root. The caller holds the root's lock."""
 
-    def __init__(self, root: Path, db: CacheDB, limits: CacheConfig, counters: StoreCounters | None = None) -> None:
-        """Open the store; after an unclean boot this looks at every object once.
+    def __init__(
+        self,
+        root: Path,
+        db: CacheDB,
+        limits: CacheConfig,
+        counters: StoreCounters | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open the store; after an unclean boot this looks at every object once. `clock` is that of late links.
 
         Raises:
             StoreError: the directories or the database cannot be used.
         """
         self._db = db
-        self._limits = limits
         self.counters = counters if counters is not None else StoreCounters()
         self._tally = Tally(db.used_estimate)
         self._handles = HandleCache(OPEN_OBJECTS, self._tally.deleted_open)
         self._sync_lock = threading.Lock()  # one sync at a time
         with disk_errors(f"open the cache in {root}"):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            objects, unproven = ObjectTree(root / "objects"), ObjectTree(root / "unproven")
+            # Directory of `objects` and of `late` in which all domains lie; only root may know its 14 characters.
+            self.place = content_place(root)
+            objects, unproven = ObjectTree(root / "objects" / self.place), ObjectTree(root / "unproven")
+            self._exact = db.exact and not (root / MADE_ROOM).exists()
             distrust(objects, unproven, db)
+            (root / MADE_ROOM).unlink(missing_ok=True)
+            self._late = LateLinks(root / "late", self.place, objects, self._tally.lock_of, clock)
             self._tally.change_unproven(count_unproven(unproven))
             self._placement = Placement(objects, unproven, self._tally, self._handles)
             self._partials = PartialSet(root / "partial", db.boot_id, self._tally.partial)
         self._objects, self._unproven = objects, unproven
+        self._bounds = Bounds(limits, self._tally, objects.fd)
         self._intake = Intake(self._placement, self._partials, self.counters)
 
     # reading
@@ -148,7 +165,7 @@ class ObjectStore:
             StoreFull: quota or free-space floor are reached; serve from memory, and evict.
             StoreError: the disk refused.
         """
-        self._check_room(identity.chunks[ordinal][1])
+        self._bounds.check(identity.chunks[ordinal][1])
         with disk_errors(f"write into domain {domain}"):
             spool = self._intake.spool(domain)
         return ChunkWriter(identity, ordinal, spool, functools.partial(self._intake.accept, domain))
@@ -177,6 +194,39 @@ class ObjectStore:
         with disk_errors(f"complete file {identity.digest.hex()}"):
             return self._intake.finish(domain, identity)
 
+    def name_large(self, domain: str, identity: FileIdentity) -> bool:
+        """Whether the complete object is here; one of several chunks then has the name by which an overlay finds it.
+
+        Raises:
+            StoreFull: no room on the disk.
+            StoreError: the disk refused.
+        """
+        with disk_errors(f"name file {identity.digest.hex()}"):
+            return self._placement.name_large(domain, identity)
+
+    def link_late(self, domain: str, digest: bytes, size: int, name: str = "") -> bool:
+        """Give a complete object a name in `late`, or the one it has more time; False if it is not here with that size.
+
+        The name is that of the object, or `name`, that of a large file.
+
+        For the gate, after it fetched what the kernel did not find in `objects`. Worker threads only.
+
+        Raises:
+            StoreFull: no room on the disk.
+            StoreError: the disk refused; the object itself is good.
+        """
+        with disk_errors(f"link object {digest.hex()}"):
+            return self._late.link(domain, digest, size, name)
+
+    def sweep_late(self, older_than_s: float) -> None:
+        """Remove the names in `late` that were last linked `older_than_s` ago or longer. Call it every few seconds.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+        with disk_errors("remove names of late objects"):
+            self._late.sweep(older_than_s)
+
     def _open(self, domain: str, digest: bytes, size: int) -> OpenObject | None:
         try:
             found = self._objects.open(domain, digest)
@@ -187,13 +237,24 @@ class ObjectStore:
                 if found is None:
                     return None
             handle = self._handles.add((domain, digest), *found)
-            if os.fstat(handle.fd).st_nlink == 0:  # removed between open and add, when there was nothing to drop
+            if not self._is_named(domain, digest, handle.fd):
                 self._handles.drop((domain, digest))
             return handle
         except (OSError, StoreError) as error:
             log.warning("cached file %s cannot be opened and is fetched again: %s", digest.hex(), error)
             self.counters.add("unreadable")
             return None
+
+    def _is_named(self, domain: str, digest: bytes, fd: int) -> bool:
+        """False if it was removed between open and add, when there was no handle to drop.
+
+        Its link count does not say so: the file may have names in other domains and in `late`.
+        """
+        try:
+            named = self._objects.status(domain, digest)
+        except OSError:
+            return False
+        return named is not None and named.st_ino == os.fstat(fd).st_ino
 
     # upkeep
 
@@ -229,11 +290,12 @@ class ObjectStore:
         try:
             self.sync()
             if not self.dirty:
-                self._db.end()
+                self._db.end(exact=self._exact)
         finally:
             self._handles.close()
             self._partials.close()
             self._objects.close()
+            self._late.close()
             self._unproven.close()
             self._db.close()
 
@@ -243,8 +305,7 @@ class ObjectStore:
         Raises:
             StoreError: the disk refused.
         """
-        with disk_errors("count the cache"):
-            self._tally.recount(self._placement.scan)
+        self._count()
         return self._tally.usage()
 
     def over_limit(self) -> int:
@@ -253,9 +314,8 @@ class ObjectStore:
         Raises:
             StoreError: the disk refused.
         """
-        with disk_errors("count the cache"):
-            self._tally.recount(self._placement.scan)
-            return bytes_to_free(self._tally.used(), self._free(), self._limits)
+        self._count()
+        return self._bounds.excess()
 
     def has_room(self, size: int) -> bool:
         """Whether the cache would be no fuller than its low-water mark with `size` bytes more.
@@ -263,9 +323,8 @@ class ObjectStore:
         Raises:
             StoreError: the disk refused.
         """
-        with disk_errors("count the cache"):
-            self._tally.recount(self._placement.scan)
-            return has_room(size, self._tally.used(), self._free(), self._limits)
+        self._count()
+        return self._bounds.has_room(size)
 
     def evict(self, candidates: Iterable[tuple[str, bytes, int]], bytes_to_free: int) -> Evicted:
         """Remove (domain, digest, size) after (domain, digest, size) with their partial files until enough is free.
@@ -314,15 +373,19 @@ class ObjectStore:
             yield ObjectInfo(domain, entry.digest, entry.size, entry.disk_bytes)
 
     def verify(self, progress: Progress) -> Verified:
-        """Read everything again; see `verification.verify`. Very slow."""
-        return verify(self._placement, self._partials, progress)
+        """Read everything again, and look for what is missing; see `verification`. Very slow.
 
-    def _free(self) -> int:
-        status = os.fstatvfs(self._objects.fd)
-        return status.f_bavail * status.f_frsize
+        Raises:
+            StoreError: the disk refused.
+        """
+        self._count()
+        return verify(self._placement, self._partials, self._db, self._sync_lock, progress)
 
-    def _check_room(self, size: int) -> None:
-        with disk_errors("look at the cache's file system"):
-            reason = room_for(size, self._tally.used(), self._free(), self._limits)
-        if reason is not None:
-            raise StoreFull(f"cannot cache {size} bytes more: {reason}")
+    def _count(self) -> None:
+        with disk_errors("count the cache"):
+            if not self._exact:
+                # A daemon that was killed between a removal and the next sync left rows without files. Nobody can tell
+                # those from losses any more, so they are not reported as such.
+                forget_lost(self._placement, self._db, self._sync_lock)
+                self._exact = True
+            self._tally.recount(self._placement.scan)

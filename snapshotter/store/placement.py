@@ -1,5 +1,6 @@
 """Names of objects: given, shared between domains and taken away, each change together with its accounting."""
 
+import logging
 import os
 import stat
 import threading
@@ -9,9 +10,11 @@ from typing import NamedTuple
 from snapshotter.store.cache_db import FileStamp, Key
 from snapshotter.store.disk import disk_bytes
 from snapshotter.store.handles import HandleCache
-from snapshotter.store.identity import FileIdentity
+from snapshotter.store.identity import FileIdentity, large_name
 from snapshotter.store.tally import Tally
 from snapshotter.store.tree import SHARDS, ObjectTree
+
+log = logging.getLogger(__name__)
 
 VERIFIED_MODE = 0o400
 # Kept in the mode because it must outlive cache.db: the name is no hash, so there is nothing to check content against.
@@ -48,23 +51,65 @@ class Placement:
         Raises:
             OSError: the disk refused.
         """
-        digest = identity.digest
         os.fchmod(fd, DERIVED_MODE if identity.derived else VERIFIED_MODE)
-        status = os.fstat(fd)
-        with self.tally.lock_of(digest):
-            self._forget_unproven(domain, digest)
-            present = self.objects.status(domain, digest)
-            if present is not None:
-                if present.st_size == identity.size and not is_derived(present):
-                    os.unlink(name, dir_fd=directory)
-                    return
-                self._unlink(self.objects, domain, digest, present)
-            linked = None if identity.derived else self._link(domain, digest, identity.size)
-            if linked is not None:
+        with self.tally.lock_of(identity.digest):
+            self._place(domain, identity, directory, name, os.fstat(fd))
+            try:
+                self._name_large(domain, identity)
+            except OSError as error:
+                # The object is good; the gate tries again when somebody asks for it.
+                log.warning("file %s has no name by its chunks yet: %s", identity.digest.hex(), error)
+
+    def name_large(self, domain: str, identity: FileIdentity) -> bool:
+        """Whether the object of a file is here; one of several chunks then has the name by which an overlay finds it.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        with self.tally.lock_of(identity.digest):
+            return self._name_large(domain, identity)
+
+    def tidy_large(self, domain: str) -> None:
+        """Remove the names by identity that have lost their object: their bytes are in no account.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        for shard in SHARDS:
+            for name in self.objects.large_names(domain, shard):
+                digest = bytes.fromhex(name[:64])
+                with self.tally.lock_of(digest):
+                    named, own = self.objects.named(domain, name), self.objects.status(domain, digest)
+                    stale = own is None or named is None or own.st_ino != named.st_ino or name.endswith(".tmp")
+                    if stale:
+                        self.objects.unlink_named(domain, name)
+
+    def _name_large(self, domain: str, identity: FileIdentity) -> bool:
+        found = self.objects.status(domain, identity.digest)
+        if found is None or found.st_size != identity.size:
+            return False
+        if len(identity.chunks) > 1:
+            name = large_name(identity)
+            present = self.objects.named(domain, name)
+            if present is None or present.st_ino != found.st_ino:
+                self.objects.link_to(self.objects, domain, identity.digest, f"{name}.tmp", name)
+        return True
+
+    def _place(self, domain: str, identity: FileIdentity, directory: int, name: str, status: os.stat_result) -> None:
+        digest = identity.digest
+        self._forget_unproven(domain, digest)
+        present = self.objects.status(domain, digest)
+        if present is not None:
+            if present.st_size == identity.size and not is_derived(present):
                 os.unlink(name, dir_fd=directory)
-            else:
-                self.objects.place(directory, name, domain, digest)
-            self._entered(domain, digest, linked or status, linked=linked is not None)
+                return
+            self._unlink(self.objects, domain, digest, present)
+        linked = None if identity.derived else self._link(domain, digest, identity.size)
+        if linked is not None:
+            os.unlink(name, dir_fd=directory)
+        else:
+            self.objects.place(directory, name, domain, digest)
+        self._entered(domain, digest, linked or status, linked=linked is not None)
 
     def settle(self, domain: str, digest: bytes, *, good: bool) -> None:
         """The proof of an object was taken: it becomes one, or it goes.
@@ -121,6 +166,29 @@ class Placement:
         """Something came or went since the last sync."""
         return bool(self._dirty or self._removed)
 
+    def unsynced(self) -> list[Key]:
+        """Objects that came since the last sync."""
+        with self._lock:
+            return list(self._dirty)
+
+    def forget_lost(self, domain: str, digest: bytes, *, covered: bool) -> bool:
+        """Drop an object that ought to be here, but is not, from what is known; whether that was so.
+
+        `covered`: a sync has put it on record. Without that it ought to be here if it came since the last sync. One
+        that was removed in order is not lost.
+
+        Raises:
+            OSError: the disk refused to say.
+        """
+        key = (domain, digest)
+        with self.tally.lock_of(digest):
+            with self._lock:
+                known = key in self._dirty or (covered and key not in self._removed)
+            if not known or self._is_on_disk(domain, digest):
+                return False
+            self._forget(key)
+            return True
+
     def begin_sync(self) -> tuple[dict[Key, FileStamp], set[Key]]:
         """What came and went so far: a syncfs that starts now covers it."""
         with self._lock:
@@ -150,15 +218,25 @@ class Placement:
         return None
 
     def _unlink(self, tree: ObjectTree, domain: str, digest: bytes, status: os.stat_result) -> int:
+        if status.st_nlink > 1:
+            for name in tree.large_names(domain, digest.hex()[:2], digest):
+                tree.unlink_named(domain, name)
         tree.unlink(domain, digest)
         freed = self.tally.removed(domain, digest, status)
-        if tree is self.objects:
-            # After the unlink: a reader that opens the file later sees that it has no name, and does not keep it.
-            self._handles.drop((domain, digest))
-            with self._lock:
-                self._dirty.pop((domain, digest), None)
-                self._removed.add((domain, digest))
+        # A row that covered an older file of a name that went from `unproven` has to go as well.
+        if tree is self.objects or not self._is_on_disk(domain, digest):
+            self._forget((domain, digest))
         return freed
+
+    def _is_on_disk(self, domain: str, digest: bytes) -> bool:
+        return any(tree.status(domain, digest) is not None for tree in (self.objects, self.unproven))
+
+    def _forget(self, key: Key) -> None:
+        # After the unlink: a reader that opens the file later sees that it has no name, and does not keep it.
+        self._handles.drop(key)
+        with self._lock:
+            self._dirty.pop(key, None)
+            self._removed.add(key)
 
     def _forget_unproven(self, domain: str, digest: bytes) -> int | None:
         if not self.tally.unproven:

@@ -25,6 +25,8 @@ def distrust(objects: ObjectTree, unproven: ObjectTree, db: CacheDB) -> None:
         for domain in objects.domains():
             for shard in SHARDS:
                 objects.move_shard_to(unproven, domain, shard)
+                _drop_large(objects, domain, shard)
+                _drop_large(unproven, domain, shard)
     elif db.trust is Trust.COVERED:
         moved = 0
         for domain in objects.domains():
@@ -47,6 +49,13 @@ def _move_uncovered(objects: ObjectTree, unproven: ObjectTree, db: CacheDB, doma
     moved = 0
     for digest, status in found:
         if covered.get(digest) != (status.st_ino, status.st_mtime_ns):
+            _drop_large(objects, domain, shard, digest)
             objects.move_to(unproven, domain, digest)
             moved += 1
     return moved
+
+
+def _drop_large(tree: ObjectTree, domain: str, shard: str, digest: bytes | None = None) -> None:
+    """Take the names by identity from large files: what awaits proof must not be found by them."""
+    for name in tree.large_names(domain, shard, digest):
+        tree.unlink_named(domain, name)

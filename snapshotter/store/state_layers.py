@@ -76,6 +76,8 @@ class LayerTable(StateDatabase):
         with self.write() as db:
             row = db.execute(_BY_IDENTITY, identity).fetchone()
             if row is None:
+                if db.execute("SELECT 1 FROM domains WHERE name = ?", (domain,)).fetchone() is None:
+                    db.execute("INSERT INTO domains (name) VALUES (?)", (domain,))
                 # Not an upsert: that would use up a number even where the record is there.
                 db.execute(
                     "INSERT INTO layers (layer_digest, toc_digest, domain, index_revision, blob_size, media_type,"

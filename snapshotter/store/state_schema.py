@@ -61,4 +61,19 @@ CREATE TABLE sessions (
 );
 """
 
-MIGRATIONS: Sequence[Migration] = (_REVISION_1,)
+_REVISION_2 = """
+CREATE TABLE domains (
+    number          INTEGER PRIMARY KEY AUTOINCREMENT, -- part of the inode numbers of the gate's directories; never used twice
+    name            TEXT NOT NULL UNIQUE      -- sharing domain, as layers.domain has it
+);
+INSERT INTO domains (name) SELECT DISTINCT domain FROM layers ORDER BY 1;
+CREATE TABLE gate_files (                     -- files that the gate serves through FUSE, in the session that runs
+    number          INTEGER PRIMARY KEY AUTOINCREMENT, -- part of their inode numbers; never used twice
+    domain          TEXT NOT NULL,            -- sharing domain of the layers that name it
+    name            TEXT NOT NULL,            -- hex of its digest; for a large file also of its identity
+    size            INTEGER NOT NULL,         -- bytes, as the kernel was told
+    UNIQUE (domain, name)
+);
+"""
+
+MIGRATIONS: Sequence[Migration] = (_REVISION_1, _REVISION_2)

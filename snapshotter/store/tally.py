@@ -109,17 +109,22 @@ class Tally:
     def change_unproven(self, files: int) -> None:
         """Objects began or ceased to await proof."""
         with self._lock:
-            self.unproven += files
+            self.unproven = max(0, self.unproven + files)
+
+    def none_unproven(self) -> None:
+        """No object awaits proof, as the disk shows."""
+        with self._lock:
+            self.unproven = 0
 
     def used(self) -> int:
         """Bytes on disk, at once; an estimate until `recount` was through."""
         with self._lock:
             return max(0, self._objects) + self._partial_bytes + self._deleted_open
 
-    def recount(self, scan: Callable[[int], Iterable[tuple[str, os.stat_result]]]) -> None:
-        """Count what is on disk unless that was done; `scan` lists one shard over all domains."""
+    def recount(self, scan: Callable[[int], Iterable[tuple[str, os.stat_result]]], *, again: bool = False) -> None:
+        """Count what is on disk unless that was done and not `again`; `scan` lists one shard over all domains."""
         with self._recount_lock:
-            if self._counted:
+            if self._counted and not again:
                 return
             for number, shard in enumerate(self._shards):
                 with shard.lock:
@@ -138,7 +143,7 @@ class Tally:
             numbers = domains.setdefault(domain, [0, 0])
             numbers[0] += 1
             numbers[1] += disk_bytes(status)
-            if status.st_nlink > 1:
+            if status.st_nlink > 1:  # in two domains, or in one and in `late`, which is no account
                 names[status.st_ino] = names.get(status.st_ino, 0) + 1
                 if names[status.st_ino] > 1:
                     shared += disk_bytes(status)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from snapshotter.store.domains import check_domain
+from snapshotter.store.domains import check_domain, is_domain
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a planted fifo must not wait for its other end.
@@ -17,6 +17,8 @@ FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _STEP_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _HEX = re.compile(r"[0-9a-f]{64}")
+# With a suffix while it replaces another, which a killed process leaves.
+_LARGE = re.compile(r"[0-9a-f]{64}-[0-9a-f]{32}(\.tmp)?")
 # What opening a planted symlink, socket or device says.
 _NOT_OURS = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
 SHARDS = tuple(f"{number:02x}" for number in range(256))
@@ -26,11 +28,11 @@ class DomainDirectories:
     """`<top>/<domain>`, each opened once and kept open; mode 0700, made when first needed."""
 
     def __init__(self, top: Path) -> None:
-        top.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = top
-        self.fd = os.open(top, DIRECTORY_FLAGS)
-        self._lock = threading.Lock()  # guards _domains
+        self.fd = _open_top(top)
+        self._lock = threading.Lock()  # guards _domains and _stale, and changes of `fd`
         self._domains: dict[str, int] = {}
+        self._stale: list[int] = []
 
     def domain(self, domain: str) -> int | None:
         """The descriptor of a domain's directory; None if there is none.
@@ -54,27 +56,50 @@ class DomainDirectories:
             return fd
 
     def make_domain(self, domain: str) -> int:
-        """The descriptor of a domain's directory, which is made when it is missing.
+        """The descriptor of a domain's directory, which is made when it is missing, also after somebody deleted it.
 
         Raises:
             StoreError: the name cannot be a domain.
             OSError: the disk refused.
         """
-        while (fd := self.domain(domain)) is None:
-            _make_directory(domain, self.fd)
-        return fd
+        renewed = False
+        while True:
+            fd = self.domain(domain)
+            if fd is None:
+                try:
+                    _make_directory(domain, self.fd)
+                    continue
+                except FileNotFoundError:
+                    if renewed:
+                        raise
+            elif renewed or os.fstat(fd).st_nlink:
+                return fd
+            # A deleted directory takes no new names for as long as it is held open.
+            self._renew()
+            renewed = True
 
     def domains(self) -> list[str]:
         """Domains that have a directory, sorted."""
         with os.scandir(self.fd) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            return sorted(
+                entry.name for entry in entries if is_domain(entry.name) and entry.is_dir(follow_symlinks=False)
+            )
 
     def close(self) -> None:
         """Close every descriptor."""
         with self._lock:
-            for fd in (*self._domains.values(), self.fd):
+            for fd in (*self._stale, *self._domains.values(), self.fd):
                 os.close(fd)
+            self._stale.clear()
             self._domains.clear()
+
+    def _renew(self) -> None:
+        """Open everything anew by its path; the old descriptors stay open, since others may be using them."""
+        fd = _open_top(self.path)
+        with self._lock:
+            self._stale += [*self._domains.values(), self.fd]
+            self._domains.clear()
+            self.fd = fd
 
 
 class ObjectTree(DomainDirectories):
@@ -116,15 +141,7 @@ class ObjectTree(DomainDirectories):
 
     def status(self, domain: str, digest: bytes) -> os.stat_result | None:
         """Status of the object; None unless a regular file has that name."""
-        name = digest.hex()
-        try:
-            with self._shard(domain, name[:2]) as shard:
-                status = os.stat(name, dir_fd=shard, follow_symlinks=False)
-        except OSError as error:
-            if _means_absent(error):
-                return None
-            raise
-        return status if stat.S_ISREG(status.st_mode) else None
+        return self.named(domain, digest.hex())
 
     def place(self, source_dir: int, source: str, domain: str, digest: bytes) -> None:
         """Rename a file into its place, over whatever has the name."""
@@ -141,6 +158,70 @@ class ObjectTree(DomainDirectories):
             except OSError:
                 return False
         return True
+
+    def named(self, domain: str, name: str) -> os.stat_result | None:
+        """Status of the file of this name in the shard of its first two letters; None unless it is a regular file."""
+        try:
+            with self._shard(domain, name[:2]) as shard:
+                status = os.stat(name, dir_fd=shard, follow_symlinks=False)
+        except OSError as error:
+            if _means_absent(error):
+                return None
+            raise
+        return status if stat.S_ISREG(status.st_mode) else None
+
+    def unlink_named(self, domain: str, name: str) -> None:
+        """Remove the file of this name; nothing happens if it is not there."""
+        with suppress(FileNotFoundError), self._shard(domain, name[:2]) as shard:
+            os.unlink(name, dir_fd=shard)
+
+    def large_names(self, domain: str, shard: str, digest: bytes | None = None) -> list[str]:
+        """Names of large files by identity in a shard, all of them or those with this digest."""
+        parent = self.domain(domain)
+        if parent is None:
+            return []
+        try:
+            fd = os.open(shard, DIRECTORY_FLAGS, dir_fd=parent)
+        except OSError as error:
+            if _means_absent(error):
+                return []
+            raise
+        try:
+            names = os.listdir(fd)
+        finally:
+            os.close(fd)
+        start = "" if digest is None else digest.hex()
+        return [name for name in names if _LARGE.fullmatch(name) and name.startswith(start)]
+
+    def link_to(self, other: "ObjectTree", domain: str, digest: bytes, aside: str, name: str = "") -> None:
+        """Give an object a name in another tree, or another one here, instead of whatever has it; see `take_link`.
+
+        Raises:
+            OSError: the object has gone, or the disk refused.
+        """
+        with self._shard(domain, digest.hex()[:2]) as shard:
+            other.take_link(shard, aside, domain, digest, name)
+
+    def take_link(self, source_dir: int, aside: str, domain: str, digest: bytes, name: str = "") -> None:
+        """Link the object in `source_dir` into its place, or to `name` in its shard, over whatever has the name.
+
+        `aside` is a name that nobody uses, so that the name is not missing for a moment if it was here.
+
+        Raises:
+            OSError: the disk refused, or the file has as many names as it can have.
+        """
+        source = digest.hex()
+        name = name or source
+        with self._shard(domain, name[:2], create=True) as shard:
+            try:
+                os.link(source, name, src_dir_fd=source_dir, dst_dir_fd=shard, follow_symlinks=False)
+            except FileExistsError:
+                os.link(source, aside, src_dir_fd=source_dir, dst_dir_fd=shard, follow_symlinks=False)
+                try:
+                    os.rename(aside, name, src_dir_fd=shard, dst_dir_fd=shard)
+                except OSError:
+                    os.unlink(aside, dir_fd=shard)
+                    raise
 
     def unlink(self, domain: str, digest: bytes) -> bool:
         """Remove the name; False if it was not there."""
@@ -165,6 +246,8 @@ class ObjectTree(DomainDirectories):
     def move_shard_to(self, other: "ObjectTree", domain: str, shard: str) -> None:
         """Move all objects of a shard at once, or one by one where the other tree already has the shard."""
         source = self.domain(domain)
+        if source is None:
+            return
         target = other.make_domain(domain)
         try:
             os.rename(shard, shard, src_dir_fd=source, dst_dir_fd=target)
@@ -176,13 +259,15 @@ class ObjectTree(DomainDirectories):
 
     def shard(self, domain: str, shard: str) -> list[tuple[bytes, os.stat_result]]:
         """Digest and status of every object of a shard; other names are not ours and left alone."""
-        parent = self.domain(domain)
-        if parent is None or not _SHARD.fullmatch(shard):
-            return []
         try:
+            parent = self.domain(domain)
+            if parent is None or not _SHARD.fullmatch(shard):
+                return []
             fd = os.open(shard, DIRECTORY_FLAGS, dir_fd=parent)
-        except FileNotFoundError:
-            return []
+        except OSError as error:
+            if _means_absent(error):
+                return []
+            raise
         found = []
         try:
             with os.scandir(fd) as entries:
@@ -198,6 +283,13 @@ class ObjectTree(DomainDirectories):
         finally:
             os.close(fd)
         return found
+
+
+def _open_top(top: Path) -> int:
+    # Each by itself: a parent that mkdir makes on the way is readable to others.
+    top.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    top.mkdir(mode=0o700, exist_ok=True)
+    return os.open(top, DIRECTORY_FLAGS)
 
 
 def _make_directory(name: str, parent: int) -> None:

@@ -16,6 +16,7 @@ from snapshotter.service.control import (
     DomainView,
     LayerState,
     LayerView,
+    MissingFileView,
     PruneStep,
     StatusView,
     TeardownView,
@@ -34,7 +35,7 @@ def a_status() -> StatusView:
         pid=4242,
         started_at_ns=1,
         plane="fuse",
-        plane_reason="the erofs plane does not exist in this version",
+        plane_reason="this kernel has no EROFS",
         root="/var/lib/estargz",
         run_dir="/run/estargz",
         address="/run/estargz/snapshotter.sock",
@@ -81,6 +82,7 @@ class FakeNode:
         CachedFileView("node", "partial-name", 1 << 30, 5 << 20, complete=False, referenced=False, last_use_ns=0),
     )
     bad: tuple[BadFileView, ...] = ()
+    missing: tuple[MissingFileView, ...] = ()
     users: tuple[UserView, ...] = ()
     calls: list[tuple[str, object]] = field(default_factory=list)
 
@@ -117,8 +119,8 @@ class FakeNode:
 
     def verify(self) -> Iterator[VerifyStep]:
         self._called("verify")
-        yield VerifyStep(1, 100, 300, self.bad)
-        yield VerifyStep(3, 300, 300, done=True)
+        yield VerifyStep(1, 100, 300, self.bad, self.missing[:1])
+        yield VerifyStep(3, 300, 300, (), self.missing[1:], done=True)
 
     def teardown(self, *, force: bool) -> TeardownView:
         self._called("teardown", force)

@@ -13,7 +13,7 @@ import pytest
 from snapshotter.cli.main import main
 from snapshotter.daemon.ending import TORN_DOWN
 from snapshotter.errors import SnapshotterError, StoreFull
-from snapshotter.service.control import BadFileView, LayerState, LayerView, UserView
+from snapshotter.service.control import BadFileView, LayerState, LayerView, MissingFileView, UserView
 from tests.cli.fake_node import DIGESTS, IMAGE, FakeNode, serving
 
 Captured = pytest.CaptureFixture[str]
@@ -71,7 +71,7 @@ def test_status_says_what_an_admin_asks(node: FakeNode, capsys: Captured) -> Non
     out = " ".join(capsys.readouterr().out.split())
     for words in (
         "pid 4242",
-        "fuse: the erofs plane does not exist in this version",
+        "fuse: this kernel has no EROFS",
         "9, 1 failed",
         "11.8 MiB on demand, 1.0 GiB prefetched, 0 B in background",
         "5.0 GiB of 20.0 GiB, 100 GiB free",
@@ -141,6 +141,31 @@ def test_verify_names_bad_files_and_exits_with_the_code_of_wrong_digests(node: F
     captured = capsys.readouterr()
     assert "its bytes have another digest" in captured.out
     assert "1 cached files were not what their names say" in captured.err
+    assert "missing" not in captured.out + captured.err
+
+
+def test_verify_names_missing_files_and_exits_with_the_same_code(node: FakeNode, capsys: Captured) -> None:
+    node.missing = (MissingFileView("node", DIGESTS[3]), MissingFileView("other", DIGESTS[4]))
+    assert run("cache", "verify") == 11
+    captured = capsys.readouterr()
+    lines = " ".join(captured.out.split())
+    assert f"{DIGESTS[3]} (node): missing" in lines
+    assert f"{DIGESTS[4]} (other): missing" in lines
+    assert "2 cached files were missing and are fetched again when needed" in captured.err
+    assert "were not what their names say" not in captured.err
+
+
+def test_verify_in_json_has_damaged_and_missing_files_of_all_messages(node: FakeNode, capsys: Captured) -> None:
+    node.bad = (BadFileView("node", DIGESTS[2], "its bytes have another digest"),)
+    node.missing = (MissingFileView("node", DIGESTS[3]), MissingFileView("other", DIGESTS[4]))
+    assert run("cache", "verify", "--json") == 11
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
+    assert [file["name"] for file in answer["bad"]] == [DIGESTS[2]]
+    assert answer["missing"] == [{"domain": "node", "name": DIGESTS[3]}, {"domain": "other", "name": DIGESTS[4]}]
+    assert (answer["files_checked"], answer["done"]) == (3, True)
+    assert "1 cached files were not what their names say" in captured.err
+    assert "2 cached files were missing" in captured.err
 
 
 def test_teardown_refused_names_the_containers_and_exits_busy(node: FakeNode, capsys: Captured) -> None:

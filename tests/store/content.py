@@ -84,6 +84,7 @@ def killed(root: Path, boot: str = "boot 1", limits: CacheConfig = NO_LIMITS) ->
         store._handles.close()
         store._partials.close()
         store._objects.close()
+        store._late.close()
         store._unproven.close()
         db.close()
 
@@ -91,7 +92,7 @@ def killed(root: Path, boot: str = "boot 1", limits: CacheConfig = NO_LIMITS) ->
 def du(root: Path) -> int:
     """Bytes on disk of content files, each inode once."""
     found = {}
-    for top in ("objects", "unproven", "partial"):
+    for top in ("objects", "late", "unproven", "partial"):
         for path in (root / top).rglob("*"):
             if path.is_file():
                 status = path.lstat()
@@ -99,8 +100,15 @@ def du(root: Path) -> int:
     return sum(found.values())
 
 
+def place_of(root: Path) -> str:
+    """The one directory of `objects`."""
+    (place,) = os.listdir(root / "objects")
+    return place
+
+
 def object_path(root: Path, digest: bytes, domain: str = DOMAIN, top: str = "objects") -> Path:
-    return root / top / domain / digest.hex()[:2] / digest.hex()
+    folder = root / top / place_of(root) if top in ("objects", "late") else root / top
+    return folder / domain / digest.hex()[:2] / digest.hex()
 
 
 def spoil(path: Path, offset: int = 0) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from snapshotter.errors import StoreError, StoreFull
 from snapshotter.store.cache_db import CacheDB
-from snapshotter.store.full_disk import open_with_room
+from snapshotter.store.full_disk import _delete, open_with_room
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.state import State
 from tests.store.content import DOMAIN, NO_LIMITS, bytes_of, content, du, identity_of, killed, opened, part, put
@@ -177,3 +177,55 @@ def test_error_that_room_would_not_change_deletes_nothing(tmp_path: Path) -> Non
         open_with_room(tmp_path, lambda: State(tmp_path / "state.db"))
     with opened(tmp_path) as store:
         assert content(store, identity_of(data)) == data
+
+
+def test_full_disk_of_objects_with_late_names_opens(small: Path) -> None:
+    """A file with a second name gives nothing back when the first one goes."""
+    with killed(small) as store:
+        State(small / "state.db").close()
+        for data in fill_objects(store):
+            assert store.link_late(DOMAIN, identity_of(data).digest, len(data))
+    fill(small)
+
+    def open_store() -> None:
+        with closing(ObjectStore(small, CacheDB(small / "cache.db", "boot 1"), NO_LIMITS)) as store:
+            assert store.verify(lambda done, total: None).missing == []
+            assert store.usage().used == du(small)
+
+    with pytest.raises(StoreError):
+        open_store()
+    open_with_room(small, open_store)
+
+
+def test_bytes_that_only_late_names_hold_go_first(tmp_path: Path) -> None:
+    gone, kept = bytes_of(50_000, 1), bytes_of(60_000, 2)
+    with killed(tmp_path) as store:
+        for data in (gone, kept):
+            put(store, data, identity_of(data), 0)
+            store.link_late(DOMAIN, identity_of(data).digest, len(data))
+        store.remove(DOMAIN, identity_of(gone).digest)
+    assert _delete(tmp_path, 40_000) >= 50_000
+    with opened(tmp_path) as store:
+        assert content(store, identity_of(kept)) == kept
+        assert store.usage().used == du(tmp_path)
+
+
+def test_files_of_two_domains_count_with_their_last_name(tmp_path: Path) -> None:
+    data = bytes_of(50_000)
+    with killed(tmp_path) as store:
+        for domain in ("a", "b"):
+            put(store, data, identity_of(data), 0, domain)
+    assert _delete(tmp_path, 1) >= 50_000
+    assert du(tmp_path) == 0
+
+
+def test_deleting_follows_no_symlink(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "node").mkdir(parents=True)
+    (outside / "node" / "file").write_text("outside")
+    root = tmp_path / "root"
+    (root / "objects").mkdir(parents=True)
+    for name in ("late", "partial", "unproven", "objects/_abcdefghij234"):
+        (root / name).symlink_to(outside)
+    assert _delete(root, 1 << 30) == 0
+    assert (outside / "node" / "file").read_text() == "outside"

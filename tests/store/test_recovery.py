@@ -253,7 +253,7 @@ def test_trust_follows_boot_and_end(tmp_path: Path) -> None:
         assert db.trust is expected
         db.begin()
         if clean:
-            db.end()
+            db.end(exact=True)
         db.close()
 
 

@@ -12,6 +12,7 @@ import trio
 from snapshotter.errors import NotFound, NotLazy, Reason
 from snapshotter.plane.fuse.inodes import Fixed, Numbers
 from snapshotter.plane.fuse.plane import FusePlane
+from snapshotter.plane.overlays import overlay_options
 from snapshotter.request import AttachedLayer, LayerRequest, LowerLayer
 
 T = TypeVar("T")
@@ -114,7 +115,8 @@ def test_attach_that_takes_too_long_is_not_lazy(tmp_path: Path) -> None:
 
 
 def test_lower_directories_are_links_topmost_first(world: World) -> None:
-    paths = world.plane.lowerdirs([LowerLayer(12, 3), LowerLayer(11, None), LowerLayer(10, 2)], extraction=False)
+    chain = [LowerLayer(12, 3), LowerLayer(11, None), LowerLayer(10, 2)]
+    paths = world.plane.lowerdirs(chain, extraction=False, room=4000).paths
     assert paths == tuple(str(world.run / f"l/{i}") for i in (12, 11, 10))
     assert [os.readlink(path) for path in paths] == [
         f"../fuse/{SESSION}/layers/3",
@@ -125,8 +127,22 @@ def test_lower_directories_are_links_topmost_first(world: World) -> None:
 
 def test_of_equal_layers_only_the_topmost_stays(world: World) -> None:
     chain = [LowerLayer(14, 3), LowerLayer(13, 5), LowerLayer(12, 3), LowerLayer(11, None), LowerLayer(10, None)]
-    paths = world.plane.lowerdirs(chain, extraction=True)
+    paths = world.plane.lowerdirs(chain, extraction=True, room=4000).paths
     assert [Path(path).name for path in paths] == ["14", "13", "11", "10"]
+
+
+def test_overlays_with_a_lazy_layer_take_what_containers_of_the_other_plane_left(world: World) -> None:
+    lazy, ordinary = LowerLayer(12, 3), LowerLayer(11, None)
+    with_lazy = world.plane.lowerdirs([lazy, ordinary], extraction=False, room=4000)
+    assert with_lazy.options == ("metacopy=on", "redirect_dir=on")
+    assert world.plane.lowerdirs([ordinary], extraction=False, room=4000).options == ()
+    assert world.plane.lowerdirs([lazy, ordinary], extraction=True, room=4000).options == ()
+
+
+def test_options_that_the_kernel_does_not_know_are_left_out(tmp_path: Path) -> None:
+    assert overlay_options(tmp_path) == ()
+    (tmp_path / "metacopy").touch()
+    assert overlay_options(tmp_path) == ("metacopy=on", "redirect_dir=on")
 
 
 def test_128_layers_fit_one_page_of_mount_options() -> None:
@@ -152,7 +168,8 @@ def test_released_layer_is_forgotten_by_the_room_and_by_the_kernel(world: World)
 
 
 def test_mounts_answered_by_an_earlier_process_name_this_session(world: World, tmp_path: Path) -> None:
-    lazy, ordinary = world.plane.lowerdirs([LowerLayer(12, 3), LowerLayer(11, None)], extraction=False)
+    lower = world.plane.lowerdirs([LowerLayer(12, 3), LowerLayer(11, None)], extraction=False, room=4000)
+    lazy, ordinary = lower.paths
     FusePlane(tmp_path, SESSION + 1, Room(), lambda _: tmp_path, call, 30.0)
     assert os.readlink(lazy) == f"../fuse/{SESSION + 1}/layers/3"
     assert os.readlink(ordinary) == str(world.run / "snapshots/11/fs")
@@ -164,6 +181,6 @@ def test_use_of_layers_is_passed_on(world: World) -> None:
 
 
 def test_links_of_removed_snapshots_go(world: World) -> None:
-    world.plane.lowerdirs([LowerLayer(12, 3), LowerLayer(11, None)], extraction=False)
+    world.plane.lowerdirs([LowerLayer(12, 3), LowerLayer(11, None)], extraction=False, room=4000)
     world.plane.forget_snapshots({12}, below=13)
     assert sorted(os.listdir(world.run / "l")) == ["12", "empty"]

@@ -179,7 +179,11 @@ class Config:
     address: Path | None = _key(
         None, PATH, "The unix socket that containerd and this program's commands use; unset: run_dir/snapshotter.sock."
     )
-    plane: str = _key("auto", one_of("auto", "fuse", "erofs"), "How a layer becomes a directory; auto chooses.")
+    plane: str = _key(
+        "auto",
+        one_of("auto", "fuse", "erofs"),
+        "How a layer becomes a directory: erofs leaves all it can to the kernel, fuse runs anywhere; auto: erofs if it works.",
+    )
     lazy: LazyConfig = LazyConfig()
     fetch: FetchConfig = FetchConfig()
     cache: CacheConfig = CacheConfig()

@@ -11,7 +11,7 @@ the library.
     ├ RegistryError ─ RegistryUnreachable · RegistryDenied · BlobMissing · RangeUnsupported
     ├ StoreError ─ StoreFull · StoreLocked · StateRevision
     ├ SnapshotError ─ NotFound · AlreadyExists · FailedPrecondition · InvalidArgument
-    ├ PlaneError
+    ├ PlaneError ─ WaiterKilled
     └ DaemonUnreachable
 """
 
@@ -215,6 +215,12 @@ class PlaneError(SnapshotterError):
 
     status = Status.INTERNAL
     exit_code = 50
+
+
+class WaiterKilled(PlaneError):
+    """A process that waited for a file was killed: it is let go."""
+
+    errno = _errno.EINTR
 
 
 class DaemonUnreachable(SnapshotterError):

@@ -47,3 +47,15 @@ class LowerLayer:
 
     snapshot_id: int
     layer_number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LowerDirs:
+    """What an overlay names below itself.
+
+    `paths` are for `lowerdir=`, topmost first; an empty one before a path makes the `::` of a data-only layer. `options`
+    are further mount options that go with them.
+    """
+
+    paths: tuple[str, ...]
+    options: tuple[str, ...] = ()

@@ -25,8 +25,9 @@ from snapshotter.config import Config
 from snapshotter.daemon import logs, preflight
 from snapshotter.daemon.ending import TORN_DOWN, Ending
 from snapshotter.daemon.notify import Notifier
-from snapshotter.errors import PlaneError, SnapshotterError
+from snapshotter.errors import SnapshotterError
 from snapshotter.layer.room import LayerRoom, assemble
+from snapshotter.plane.erofs.probing import probe
 from snapshotter.plane.probe import PlaneChoice, choose_plane, read_facts
 from snapshotter.registry.client import Registry
 from snapshotter.service.address import check_address
@@ -37,15 +38,13 @@ from snapshotter.store.objects import ObjectStore
 from snapshotter.store.state import State
 
 if TYPE_CHECKING:
+    from snapshotter.daemon.planes import KernelSide
     from snapshotter.service.containerd import ContainerdContent
 
 STOP_GRACE_S = 3.0
 """How long running calls may take after SIGTERM; containerd repeats those that are cut off."""
 
 CLOSE_TIMEOUT_S = 5.0
-
-ATTACH_SLACK_S = 10.0
-"""The layer room keeps its own deadline and says what it waited for; so much later it is cut off without a word."""
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +70,6 @@ def run(config: Config) -> int:
     faulthandler.register(signal.SIGUSR1)  # the stacks of all threads, for a daemon that seems to hang
     notifier = Notifier()
     preflight.check_root(os.geteuid())
-    plane = choose_plane(config.plane, read_facts())
-    for warning in plane.warnings:
-        log.warning("%s", warning)
     preflight.raise_file_limit()
     preflight.share_interpreter()
     with ExitStack() as undo:
@@ -83,6 +79,9 @@ def run(config: Config) -> int:
         undo.callback(preflight.lock_run_dir(config).release)
         # Before anything is mounted: a start that must fail leaves nothing behind.
         check_address(config.socket)
+        plane = choose_plane(config.plane, read_facts(), partial(probe, config.root, config.run_dir))
+        for warning in plane.warnings:
+            log.warning("%s", warning)
         log.info("version %s, plane %s (%s), root %s", __version__, plane.plane, plane.reason, config.root)
         try:
             return trio.run(serve, config, plane, notifier)
@@ -112,11 +111,20 @@ async def serve(config: Config, plane: PlaneChoice, notifier: Notifier) -> int:
             await nursery.start(ending.end_on_signal)
             notifier.status("bringing layers back from disk")
             local = _local_content(config, undo)
-            room = assemble(nursery, config, config.root, ground.state, ground.store, ground.registry, local)
+            room = assemble(
+                nursery,
+                config,
+                config.root,
+                ground.state,
+                ground.store,
+                ground.registry,
+                local,
+                with_metadata_images=plane.backing is not None,
+            )
             await room.start(nursery)
-            await serve_fuse(nursery, config, ground, room, ending)
+            kernel = await _serve_kernel(nursery, config, ground, room, ending)
             with ExitStack() as listening:
-                stop = await listen(config, ground, room, ending, plane, started_at_ns)
+                stop = await listen(config, ground, room, ending, plane, kernel, started_at_ns)
                 listening.callback(stop, 0.0)
                 if notifier.watchdog_s is not None:
                     nursery.start_soon(_show_life, notifier, notifier.watchdog_s)
@@ -175,53 +183,38 @@ async def _close_registry(registry: Registry) -> None:
         await registry.aclose()
 
 
-async def serve_fuse(nursery: trio.Nursery, config: Config, ground: Ground, room: LayerRoom, ending: Ending) -> None:
-    """Mount, and answer the kernel from now on.
+async def _serve_kernel(
+    nursery: trio.Nursery, config: Config, ground: Ground, room: LayerRoom, ending: Ending
+) -> "KernelSide":
+    """Mount, and answer the kernel from now on. Raises PlaneError."""
+    from snapshotter.daemon.planes import serve_fuse
 
-    Raises:
-        PlaneError: the kernel refused.
-    """
-    from snapshotter.plane.fuse.kernel import open_connection
-    from snapshotter.plane.fuse.operations import LayerOperations
-    from snapshotter.plane.fuse.session import FuseSession
-
-    connection = await trio.to_thread.run_sync(open_connection, config.run_dir / "fuse")
-    operations = LayerOperations(room.shelf, ground.session, config.root)
-    session = FuseSession(connection, operations, ground.session, __version__)
-    await session.handshake()
-
-    async def answer(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        try:
-            await session.serve(task_status=task_status)
-        except* PlaneError:
-            if not ending.unmounting:
-                raise
-
-    await nursery.start(answer)
+    return await serve_fuse(nursery, config, ground.state, ground.session, ground.store.place, room, ending)
 
 
 async def listen(
-    config: Config, ground: Ground, room: LayerRoom, ending: Ending, plane: PlaneChoice, started_at_ns: int
+    config: Config,
+    ground: Ground,
+    room: LayerRoom,
+    ending: Ending,
+    plane: PlaneChoice,
+    kernel: "KernelSide",
+    started_at_ns: int,
 ) -> Callable[[float], None]:
     """Answer containerd and the commands from now on; return what stops that, given the seconds of grace."""
     from snapshotter.daemon.node import Identity, Node
+    from snapshotter.daemon.planes import build_plane
     from snapshotter.daemon.services import build_services
-    from snapshotter.plane.fuse.plane import FusePlane
     from snapshotter.service.bridge import Bridge
     from snapshotter.service.directories import SnapshotDirectories
 
     bridge = Bridge(trio.lowlevel.current_trio_token())
-    identity = Identity(plane.plane, plane.reason, ground.session, started_at_ns)
-    node = Node(config, identity, ground.state, ground.store, room, bridge, ending)
     directories = SnapshotDirectories(config.root / "snapshots")
-    lazy = FusePlane(
-        config.run_dir,
-        ground.session,
-        room,
-        directories.fs,
-        bridge.call,
-        config.lazy.resolve_timeout_s + ATTACH_SLACK_S,
+    lazy = await trio.to_thread.run_sync(
+        build_plane, config, plane, ground.session, room, kernel.gate, directories, bridge.call
     )
+    identity = Identity(plane.plane, plane.reason, ground.session, started_at_ns)
+    node = Node(config, identity, ground.state, ground.store, room, bridge, ending, lazy.failures, kernel.requests)
     build = partial(build_services, config, ground.state, directories, lazy, node)
     services = await trio.to_thread.run_sync(build)
     services.server.start()

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from snapshotter import __version__
@@ -58,7 +58,10 @@ class Node:
         room: LayerRoom,
         bridge: Bridge,
         ending: Ending,
+        plane_failures: Callable[[], Mapping[int, str]],
+        requests: Mapping[str, int],
     ) -> None:
+        """`plane_failures` are layers by number that the plane serves another way, and why; `requests` FUSE's so far."""
         self._config = config
         self._identity = identity
         self._state = state
@@ -66,6 +69,8 @@ class Node:
         self._room = room
         self._bridge = bridge
         self._ending = ending
+        self._plane_failures = plane_failures
+        self._requests = requests
 
     def version(self) -> VersionView:
         """Which program this is."""
@@ -98,6 +103,7 @@ class Node:
             cache_used=self._store.usage().used,
             cache_quota=self._config.cache.quota,
             cache_free=self._free()[0],
+            fuse_requests=dict(self._requests),
             problems=tuple(self._problems()),
         )
 
@@ -109,6 +115,8 @@ class Node:
     def _problems(self) -> Iterator[str]:
         for number, why in sorted(self._room.shelf.broken().items()):
             yield f"layer {number} could not be mounted again: {why}; remove its image and pull it again"
+        for number, why in sorted(self._plane_failures().items()):
+            yield f"layer {number} is served through FUSE, slower than it could be: {why}"
         free, _ = self._free()
         if free < self._config.cache.min_free:
             yield (

@@ -1,13 +1,17 @@
 """Taking everything away that the daemon mounted. Files stay: containerd remembers the snapshots in them."""
 
 import logging
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
 from snapshotter.config import Config
+from snapshotter.daemon.planes import EROFS_MOUNTS
 from snapshotter.daemon.preflight import lock_run_dir
 from snapshotter.daemon.users import find_users
+from snapshotter.plane.erofs.mounting import Backing, ErofsMounts
 from snapshotter.plane.fuse.kernel import detach_ours
+from snapshotter.plane.mounts import mounts_below
 from snapshotter.service.control import TeardownView
 from snapshotter.store.lock import RootLock
 
@@ -29,6 +33,10 @@ def teardown(run_dir: Path, root: Path, *, force: bool) -> TeardownView:
         log.warning("layers are detached under %s (%s)", user.name, user.mountpoint)
     mountpoint = run_dir / "fuse"
     unmounted = (str(mountpoint),) * detach_ours(mountpoint)
+    directory = run_dir / EROFS_MOUNTS
+    if directory.is_dir():
+        unmounted += tuple(str(directory / os.fsdecode(name)) for name in sorted(mounts_below(directory)))
+        ErofsMounts(directory, Backing.FILE).drop_all()
     links = run_dir / "l"
     if links.is_dir():
         for link in links.iterdir():

@@ -215,6 +215,8 @@ class Fill:
                 log.info("layer %s: the rest of it waits until the cache has room", layer.record.layer_digest)
                 return False
             whole &= await self._carry(layer, run, Transfer(priority))
+        if whole and end == layer.index.payload_end:
+            await trio.to_thread.run_sync(layer.settle_all, limiter=self._sweeps)
         return whole
 
     async def _room_for(self, size: int) -> bool:

@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 
 TICK_S = 2.0
 SYNC_EVERY_S = 30.0
+LATE_S = 10.0
+"""So long a file that the gate has brought keeps the name by which the kernel finds it at that moment. The kernel looks at
+once, but the process may have to wait for a processor; without the name its open would fail."""
+
 FUTILE_PAUSE_S = 30.0
 """After an eviction that freed nothing: each try reads every index."""
 
@@ -71,6 +75,8 @@ class Housekeeping:
         while True:
             await trio.sleep(TICK_S)
             try:
+                # First: a file that has left the cache keeps its bytes for as long as it has a name there.
+                await trio.to_thread.run_sync(self._store.sweep_late, LATE_S)
                 if trio.current_time() >= self._rest_until:
                     await self.evict()
                 if self._store.dirty and trio.current_time() - synced > SYNC_EVERY_S:

@@ -94,7 +94,11 @@ class Images:
         state: State,
         config: LazyConfig,
         share: str,
+        *,
+        with_metadata_images: bool = False,
     ) -> None:
+        """`with_metadata_images`: layers will be mounted as EROFS, so their images are written with their indexes."""
+        self._with_metadata_images = with_metadata_images
         self._nursery = nursery
         self._manifests = manifests
         self._opener = opener
@@ -208,7 +212,16 @@ class Images:
         await trio.to_thread.run_sync(self._state.add_source, record.number, source.reference, source.manifest_digest)
         layer = await self._shelf.attach(record, source)
         self._fill.begin(layer)
+        if self._with_metadata_images:
+            await self._write_metadata_image(record)
         return layer
+
+    async def _write_metadata_image(self, record: LayerRecord) -> None:
+        """Write it beside those of the image's other layers; without it the layer is served through FUSE."""
+        try:
+            await self._shelf.metadata_images.ensure(record)
+        except (SnapshotterError, OSError) as error:
+            log.warning("layer %s: its EROFS image was not written: %s", record.layer_digest, error)
 
     async def _record(
         self, image: _Image, descriptor: Descriptor, anchor: Anchor, request: LayerRequest, domain: str

@@ -36,8 +36,8 @@ IDENTITIES_KEPT = 64
 class Siblings(Protocol):
     """Other layers of the node, asked when this layer cannot deliver a file that they name too."""
 
-    def naming(self, layer: "Layer", digest: bytes, size: int) -> Iterator[tuple["Layer", int]]:
-        """Layers of the same domain, `layer` left out, with their node of that content."""
+    def naming(self, layer: "Layer", identity: FileIdentity) -> Iterator[tuple["Layer", int]]:
+        """Layers of the same domain, `layer` left out, with their node of that very file, cut into the same chunks."""
 
 
 class Layer:
@@ -99,10 +99,9 @@ class Layer:
 
     async def _read_elsewhere(self, node: int, offset: int, size: int, error: SnapshotterError) -> bytes | bytearray:
         """The same content from another layer that names it. Raises `error` if none can."""
-        file_size = self.index.attributes(node).size
         # The wait that `on_outage` allows was spent on this host: its other layers would spend it again, one by one.
         away = {self.origin.host} if isinstance(error, RegistryUnreachable) else set()
-        for layer, other in self._siblings.naming(self, self.index.digest(node), file_size):
+        for layer, other in self._siblings.naming(self, self._identity(node)):
             host = layer.origin.host
             if host in away:
                 continue
@@ -133,6 +132,49 @@ class Layer:
                 "give the cache more room"
             )
         return ready
+
+    async def bring_chunks(self, node: int) -> bool:
+        """Have a whole file in the store, from this layer's own sources; False if the node's disk does not take it.
+
+        For files of one chunk. Raises as `read` does.
+        """
+        identity = self._identity(node)
+        chunks = self.index.chunks(node, 0, identity.size)
+        for _ in range(ATTEMPTS):
+            memory: dict[ChunkKey, bytes] = {}
+            if await trio.to_thread.run_sync(self.settle, node):
+                return True
+            await self._fetch(identity, chunks, memory)
+            if memory:
+                return False
+        return self._store.has(self.domain, identity.digest, identity.size)
+
+    def settle(self, node: int) -> bool:
+        """Whether a file is whole in the store, once what needs no network is done for it. Blocking.
+
+        That is: taking the proof of an object that a power loss may have torn, noting chunks that are all zeros, and
+        giving a large file the name by which an overlay finds it.
+        """
+        identity = self._identity(node)
+        try:
+            if not self._store.prove(self.domain, identity.digest, identity.size):
+                for chunk in self.index.chunks(node, 0, identity.size):
+                    if chunk.member < 0:
+                        self._store.mark_zeros(self.domain, identity, chunk.ordinal)
+            return self._store.name_large(self.domain, identity)
+        except StoreError as error:
+            log.info("file %s stays incomplete for now: %s", identity.digest.hex(), error)
+            return False
+
+    def settle_all(self) -> None:
+        """`settle` every file that a pass over the blob may leave unsettled: with chunks of zeros, or cut in chunks.
+
+        A container that starts afterwards then finds them without asking anybody. Blocking.
+        """
+        zeros = set(self.index.nodes_with_zeros())
+        for _, _, node in self.index.digests():
+            if node in zeros or self.index.chunk_count(node) > 1:
+                self.settle(node)
 
     async def _assemble(
         self, identity: FileIdentity, chunks: Sequence[Chunk], offset: int, size: int, memory: dict[ChunkKey, bytes]

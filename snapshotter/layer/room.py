@@ -1,12 +1,14 @@
 """The layer room put together: what the daemon starts, and what a plane is given."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from snapshotter.config import Config
+from snapshotter.errors import NotFound
+from snapshotter.layer.contents import Contents
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.courier import Courier
 from snapshotter.layer.fill import Fill
@@ -26,7 +28,7 @@ from snapshotter.store.objects import ObjectStore
 from snapshotter.store.state import State
 
 TOC_JOB_TIMEOUT_S = 120.0
-DIRECTORIES = ("tocs", "index", "manifests")
+DIRECTORIES = ("tocs", "index", "manifests", "erofs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class LayerRoom:
     fill: Fill
     housekeeping: Housekeeping
     pool: TocPool
+    contents: Contents
     counters: Counters
     state: State
 
@@ -52,6 +55,35 @@ class LayerRoom:
     def describe(self, number: int) -> AttachedLayer:
         """What is known of a layer; from any thread. Raises NotFound, StoreError."""
         return self.shelf.describe(number)
+
+    def image_path(self, number: int) -> Path:
+        """Where a layer's EROFS image lies, or would lie; from any thread. Raises NotFound."""
+        return self.shelf.metadata_images.path(self.shelf.record(number))
+
+    def tidy_images(self) -> None:
+        """Delete EROFS images that no recorded layer has; at the start, before any is written. Blocking."""
+        self.shelf.metadata_images.tidy(self.state.layers())
+
+    async def image(self, number: int) -> Path:
+        """Have a layer's EROFS image on disk. Raises SnapshotterError, NotFound."""
+        return await self.shelf.metadata_images.ensure(self.shelf.record(number))
+
+    async def renew_image(self, number: int) -> Path:
+        """Write a layer's EROFS image again. Raises SnapshotterError, NotFound."""
+        return await self.shelf.metadata_images.ensure(self.shelf.record(number), anew=True)
+
+    def size_in_layer(self, number: int) -> tuple[str, Callable[[bytes], int | None]]:
+        """A layer's sharing domain, and what gives the size of a small file by its digest. Raises NotFound."""
+        layer = self.shelf.get(number)
+        if layer is None:
+            raise NotFound(f"layer {number} is not attached on this node")
+        index = layer.index
+
+        def size_of(digest: bytes) -> int | None:
+            node = index.find(digest)
+            return None if node is None or index.chunk_count(node) != 1 else index.attributes(node).size
+
+        return layer.domain, size_of
 
     def touch(self, numbers: Sequence[int]) -> None:
         """Note that a Prepare or Mounts named these layers just now; from threads that may wait for the disk."""
@@ -76,10 +108,12 @@ def assemble(
     store: ObjectStore,
     registry: Registry,
     local: LocalContent | None = None,
+    *,
+    with_metadata_images: bool = False,
 ) -> LayerRoom:
     """Join the parts; starts nothing. `nursery` is where fetches run, and must outlive every reader.
 
-    `local` is asked for manifests before the registry is.
+    `local` is asked for manifests before the registry is. `with_metadata_images`: as for `Images`.
     """
     for name in DIRECTORIES:
         (root / name).mkdir(mode=0o700, exist_ok=True)
@@ -104,6 +138,16 @@ def assemble(
     fill = Fill(nursery, courier, flights, counters, config.fetch, note_progress, store.has_room)
     manifests = ManifestStore(registry, root / "manifests", local)
     opener = Opener(registry, pool, root, count_opening)
-    images = Images(nursery, manifests, opener, shelf, fill, state, config.lazy, config.cache.share)
+    images = Images(
+        nursery,
+        manifests,
+        opener,
+        shelf,
+        fill,
+        state,
+        config.lazy,
+        config.cache.share,
+        with_metadata_images=with_metadata_images,
+    )
     housekeeping = Housekeeping(store, shelf, manifests, state, config.cache, counters)
-    return LayerRoom(shelf, images, fill, housekeeping, pool, counters, state)
+    return LayerRoom(shelf, images, fill, housekeeping, pool, Contents(shelf, store), counters, state)

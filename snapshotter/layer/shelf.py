@@ -16,11 +16,12 @@ from pathlib import Path
 import trio
 
 from snapshotter.errors import ConfigError, FailedPrecondition, FormatError, NotFound, SnapshotterError, StoreError
-from snapshotter.format.index import INDEX_REVISION, Index
+from snapshotter.format.index import INDEX_REVISION, FileIdentity, Index
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.disk_reads import DiskReads
 from snapshotter.layer.flights import Flights
 from snapshotter.layer.layer import Layer
+from snapshotter.layer.metadata_images import MetadataImages
 from snapshotter.layer.toc_pool import TocPool
 from snapshotter.layer.toc_worker import Job, index_path, toc_path
 from snapshotter.registry.blob import Blob
@@ -51,6 +52,7 @@ class Shelf:
         self._store = store
         self._registry = registry
         self._pool = pool
+        self.metadata_images = MetadataImages(root / "erofs", store.place, pool, self.index_path)
         self._make = partial(Layer, store=store, flights=flights, counters=counters, siblings=self, disk=DiskReads())
         self._layers: dict[int, Layer] = {}
         self._broken: dict[int, str] = {}
@@ -60,6 +62,13 @@ class Shelf:
     def get(self, number: int) -> Layer | None:
         """The layer with that number, or None."""
         return self._layers.get(number)
+
+    def record(self, number: int) -> LayerRecord:
+        """The record of an attached layer. Raises NotFound."""
+        layer = self._layers.get(number)
+        if layer is None:
+            raise NotFound(f"layer {number} is not attached on this node")
+        return layer.record
 
     def all(self) -> tuple[Layer, ...]:
         """Every attached layer."""
@@ -197,13 +206,16 @@ class Shelf:
         if layer is not None:
             layer.record = replace(layer.record, prefetched=True, complete=complete or layer.record.complete)
 
-    def naming(self, layer: Layer, digest: bytes, size: int) -> Iterator[tuple[Layer, int]]:
-        """Other layers of the same domain that name this content, with their node of it."""
+    def naming(self, layer: Layer, identity: FileIdentity) -> Iterator[tuple[Layer, int]]:
+        """Other layers of the same domain that name this file, with their node of it.
+
+        Every chunk must agree: a TOC may name the digest of another image's file and lie about its chunks.
+        """
         for other in tuple(self._layers.values()):
             if other is layer or other.domain != layer.domain:
                 continue
-            node = other.index.find(digest)
-            if node is not None and other.index.attributes(node).size == size:
+            node = other.index.find(identity.digest)
+            if node is not None and other.index.identity(node) == identity:
                 yield other, node
 
     def by_last_use(self, in_use: dict[int, bool]) -> list[Layer]:
@@ -268,3 +280,4 @@ class Shelf:
         path = self.index_path(record)
         if not any(self.index_path(other) == path for other in left):
             path.unlink(missing_ok=True)
+        self.metadata_images.drop(record, left)

@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from snapshotter.errors import NotLazy, Reason
-from snapshotter.layer.toc_worker import Done, Job
+from snapshotter.layer.toc_worker import Done, ImageJob, Job
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class TocPool:
                 self._stop(self._idle.pop())
             raise
 
-    async def run(self, job: Job) -> Done:
+    async def run(self, job: Job | ImageJob) -> Done:
         """Have a job done. Raises NotLazy with the worker's reason."""
         async with self._slots:
             worker = self._living() or await self._start()

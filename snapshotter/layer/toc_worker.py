@@ -1,4 +1,4 @@
-"""The worker process that turns a TOC section into the files that the daemon maps.
+"""The worker process that turns a TOC section into the files that the daemon maps, and an index into an EROFS image.
 
 Decoding the JSON of a large TOC holds the GIL for longer than a FUSE request may wait, so the daemon never does it:
 it starts this module with an interpreter of its own and talks JSON lines over its standard streams.
@@ -17,20 +17,25 @@ import msgspec
 
 from snapshotter.errors import FormatError, NotLazy, Reason, SnapshotterError
 from snapshotter.format.digest import parse_digest
+from snapshotter.format.erofs import write_image
 from snapshotter.format.footer import Codec, Flavor, Footer, toc_json
 from snapshotter.format.index import INDEX_REVISION, BuildOptions, Index, build_index
 from snapshotter.format.limits import TOC_RAW
 from snapshotter.format.members import inflate
 from snapshotter.format.zstd import zstd
+from snapshotter.store.identity import ContentPaths
 
 HEAVY_JSON = 8 << 20
 """After a TOC larger than this (bytes of JSON) the worker ends, and gives its memory back."""
+
+HEAVY_NODES = 20_000
+"""After the image of a layer with more nodes likewise."""
 
 MEMORY_MAX = 8 << 30
 """Address space of a worker. A TOC of a million entries takes 1.4 GB; the limit of `format.limits` is four million."""
 
 
-class Job(msgspec.Struct, frozen=True):
+class Job(msgspec.Struct, frozen=True, tag="index"):
     """One TOC to turn into an index. Paths are absolute; digests are `sha256:<hex>`; sizes and offsets are bytes.
 
     `section` is the compressed TOC section as it lies in the blob, or for a rebuild (`flavor` empty) the kept TOC.
@@ -50,6 +55,19 @@ class Job(msgspec.Struct, frozen=True):
     allow_unverified: bool
     toc_directory: str
     index_directory: str
+
+
+class ImageJob(msgspec.Struct, frozen=True, tag="image"):
+    """One index to turn into an EROFS image. Paths are absolute.
+
+    `place` is the store's secret directory name and `domain` the layer's sharing domain: what redirects are made of.
+    """
+
+    index: str
+    image: str
+    place: str
+    domain: str
+    layer_digest: str
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -103,6 +121,18 @@ def run_job(job: Job) -> Done:
     return Done(toc_digest=toc_digest, verified=verified, heavy=len(plain) > HEAVY_JSON)
 
 
+def run_image_job(job: ImageJob) -> Done:
+    """Write the image of an index; a power loss may tear it, which its hash shows. Raises SnapshotterError, OSError."""
+    index = Index.open(job.index)
+    try:
+        paths = ContentPaths(job.place, job.domain)
+        image = write_image(index, paths.directory, paths.large)
+        _publish(Path(job.image), image, durable=False)
+        return Done(heavy=index.node_count > HEAVY_NODES)
+    finally:
+        index.close()
+
+
 def _plain_json(job: Job) -> bytes:
     section = Path(job.section).read_bytes()
     if not job.flavor:
@@ -124,18 +154,21 @@ def _plain_json(job: Job) -> bytes:
     return toc_json(footer, section)
 
 
-def _publish(path: Path, data: bytes) -> None:
-    """Write a file so that its name stands for whole, durable content."""
+def _publish(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file so that its name stands for whole and, where wanted, durable content."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with open(aside, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError:
         aside.unlink(missing_ok=True)
         raise
+    if not durable:
+        return
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
@@ -146,7 +179,8 @@ def _publish(path: Path, data: bytes) -> None:
 def answer(line: bytes) -> Done:
     """The answer to one line from the daemon; whatever goes wrong becomes a reason and a sentence."""
     try:
-        return run_job(msgspec.json.decode(line, type=Job))
+        job = msgspec.json.decode(line, type=Job | ImageJob)
+        return run_job(job) if isinstance(job, Job) else run_image_job(job)
     except NotLazy as error:
         return Done(reason=error.reason, message=str(error))
     except FormatError as error:

@@ -34,21 +34,21 @@ class Links:
         """The empty directory."""
         return self._directory / EMPTY
 
-    def point(self, snapshot_id: int, target: str) -> str:
-        """Make the link of a snapshot name `target`, in one step, and return the link's path.
+    def point(self, name: int | str, target: str) -> str:
+        """Make the link of a snapshot, or one with a name of its own, lead to `target`; return the link's path.
 
         `target` is never opened: it may lie in the FUSE mount that this process serves.
 
         Raises:
             PlaneError: the link cannot be written.
         """
-        link = self._directory / str(snapshot_id)
+        link = self._directory / str(name)
         try:
             if os.readlink(link) == target:
                 return str(link)
         except OSError:
             pass  # absent, or not a link: replaced below
-        made = self._directory / f".{snapshot_id}.{threading.get_ident()}"
+        made = self._directory / f".{name}.{threading.get_ident()}"
         try:
             made.unlink(missing_ok=True)
             made.symlink_to(target)

@@ -6,7 +6,7 @@ A plane fulfils `LazyLayers`; the daemon passes it in. Every method is called fr
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from snapshotter.request import AttachedLayer, LayerRequest, LowerLayer
+from snapshotter.request import AttachedLayer, LayerRequest, LowerDirs, LowerLayer
 
 
 class LazyLayers(Protocol):
@@ -30,12 +30,12 @@ class LazyLayers(Protocol):
     def release(self, number: int) -> None:
         """Drop a layer that no snapshot names any more, its record included; nothing happens if it is gone already."""
 
-    def lowerdirs(self, chain: Sequence[LowerLayer], *, extraction: bool) -> tuple[str, ...]:
-        """Return the paths for an overlay's `lowerdir=`, topmost first, and make the links that they name.
+    def lowerdirs(self, chain: Sequence[LowerLayer], *, extraction: bool, room: int) -> LowerDirs:
+        """Return what an overlay names below itself, and make the links that it names.
 
-        `chain` is topmost first as well. Equal layers appear once. An empty path among the answer stands for the
-        `::` before data-only layers. `extraction`: containerd will unpack a layer on top, and splits the option at
-        every ":"; the answer then holds no empty path and only what unpacking needs.
+        `chain` is topmost first. Equal layers appear once. `extraction`: containerd will unpack a layer on top, and
+        splits the option at every ":"; the answer then has no empty path. `room`: bytes that `lowerdir=` and further
+        options may take in all.
 
         Raises:
             PlaneError: the chain cannot be expressed.

@@ -1,10 +1,12 @@
 """Mounts as containerd takes them: plain `bind` and `overlay`, which every release line understands."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapshotter.request import LowerDirs
 from snapshotter.service.labels import SNAPSHOT_REF
 
 # containerd's unpacker: "extract-<nanoseconds>-<4 characters> <chain id>", behind "<namespace>/<sequence>/". The
@@ -26,8 +28,12 @@ def bind(source: str, *, writable: bool) -> Mount:
     return Mount("bind", source, ("rw" if writable else "ro", "rbind"))
 
 
-def overlay(lowerdirs: Sequence[str], *, upper: Path | None, work: Path | None, index_off: bool) -> Mount:
-    """An overlay of `lowerdirs`, topmost first; without upper and work directory it is read-only, and of two at least.
+OPTIONS_MAX = 4095
+"""Bytes of all options of a mount(2) call: one page with its NUL."""
+
+
+def overlay(lower: LowerDirs, *, upper: Path | None, work: Path | None, index_off: bool) -> Mount:
+    """An overlay; without upper and work directory it is read-only, and of two lower directories at least.
 
     `index_off` must be true where the kernel has the option: with an index a lower directory may belong to one
     overlay only, and layers are shared by containers.
@@ -35,8 +41,14 @@ def overlay(lowerdirs: Sequence[str], *, upper: Path | None, work: Path | None, 
     options = ["index=off"] if index_off else []
     if upper is not None:
         options += [f"workdir={work}", f"upperdir={upper}"]
-    options.append("lowerdir=" + ":".join(lowerdirs))
+    options += lower.options
+    options.append("lowerdir=" + ":".join(lower.paths))
     return Mount("overlay", "overlay", tuple(options))
+
+
+def room_for_lower(*, upper: Path, work: Path) -> int:
+    """Bytes that an overlay's options leave for those of `LowerDirs`."""
+    return OPTIONS_MAX - len(os.fsencode(f"index=off,workdir={work},upperdir={upper},"))
 
 
 def kernel_has_index(parameters: Path = Path("/sys/module/overlay/parameters")) -> bool:

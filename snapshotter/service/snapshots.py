@@ -10,15 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from snapshotter.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Reason, StoreError
-from snapshotter.request import LowerLayer
+from snapshotter.request import LowerDirs, LowerLayer
 from snapshotter.service.directories import SnapshotDirectories
 from snapshotter.service.field_mask import masked_labels
 from snapshotter.service.filters import Fields, compile_filters
 from snapshotter.service.lazy import LazyLayers
-from snapshotter.service.mounts import Mount, bind, is_extraction, kernel_has_index, overlay
+from snapshotter.service.mounts import Mount, bind, is_extraction, kernel_has_index, overlay, room_for_lower
 from snapshotter.store import state_snapshots as rows
 from snapshotter.store.state import State
 from snapshotter.store.state_snapshots import Kind, NewSnapshot, SnapshotRecord
+
+LONGEST_ID = 9_999_999_999
+"""What options may take is asked before a snapshot has its id: no id has more digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class _Base:
 
     parent_id: int | None
     chain: tuple[LowerLayer, ...]
-    lowerdirs: tuple[str, ...]
+    lower: LowerDirs
     owner: tuple[int, int] | None
 
 
@@ -90,9 +93,9 @@ class Snapshots:
             chain = _lower_layers(rows.chain(db, found.parent_id))
         if found.kind is Kind.COMMITTED:
             raise FailedPrecondition(f"snapshot {key!r} is committed: only active snapshots and views have mounts")
-        lowerdirs = self._lowerdirs(chain, extraction=is_extraction(key, found.labels))
+        lower = self._lowerdirs(chain, extraction=is_extraction(key, found.labels))
         self._touch(chain)
-        return self._mounts(found.id, found.kind, chain, lowerdirs)
+        return self._mounts(found.id, found.kind, chain, lower)
 
     def commit(self, name: str, key: str, labels: Mapping[str, str], parent: str = "") -> None:
         """Turn an active snapshot into a committed one; `labels` replace its own.
@@ -207,7 +210,7 @@ class Snapshots:
         )
         snapshot_id = self._insert(new, base, parent)
         self._touch(base.chain)
-        return self._mounts(snapshot_id, kind, base.chain, base.lowerdirs)
+        return self._mounts(snapshot_id, kind, base.chain, base.lower)
 
     def _base(self, key: str, parent: str, labels: Mapping[str, str]) -> _Base:
         with self._state.read() as db:
@@ -215,8 +218,8 @@ class Snapshots:
             if rows.find(db, key) is not None:
                 raise AlreadyExists(f"snapshot {key!r} already exists")
             chain = _lower_layers(rows.chain(db, parent_id))
-        lowerdirs = self._lowerdirs(chain, extraction=is_extraction(key, labels))
-        return _Base(parent_id, chain, lowerdirs, self._owner(chain[0]) if chain else None)
+        lower = self._lowerdirs(chain, extraction=is_extraction(key, labels))
+        return _Base(parent_id, chain, lower, self._owner(chain[0]) if chain else None)
 
     def _insert(self, new: NewSnapshot, base: _Base, parent: str) -> int:
         with self._state.write() as db:
@@ -235,32 +238,33 @@ class Snapshots:
         layer = self._lazy.describe(parent.layer_number)
         return layer.root_uid, layer.root_gid
 
-    def _lowerdirs(self, chain: Sequence[LowerLayer], *, extraction: bool) -> tuple[str, ...]:
+    def _lowerdirs(self, chain: Sequence[LowerLayer], *, extraction: bool) -> LowerDirs:
         for lower in chain:
             if lower.layer_number is None and not self._directories.exists(lower.snapshot_id):
                 raise StoreError(
                     f"{self._directories.fs(lower.snapshot_id)} is missing: the file system lost it; "
                     "remove the image and pull it again"
                 )
-        return self._lazy.lowerdirs(chain, extraction=extraction) if chain else ()
+        if not chain:
+            return LowerDirs(())
+        room = room_for_lower(upper=self._directories.fs(LONGEST_ID), work=self._directories.work(LONGEST_ID))
+        return self._lazy.lowerdirs(chain, extraction=extraction, room=room)
 
     def _touch(self, chain: Sequence[LowerLayer]) -> None:
         numbers = [lower.layer_number for lower in chain if lower.layer_number is not None]
         if numbers:
             self._lazy.touch(numbers)
 
-    def _mounts(
-        self, snapshot_id: int, kind: Kind, chain: Sequence[LowerLayer], lowerdirs: Sequence[str]
-    ) -> tuple[Mount, ...]:
+    def _mounts(self, snapshot_id: int, kind: Kind, chain: Sequence[LowerLayer], lower: LowerDirs) -> tuple[Mount, ...]:
         active = kind is Kind.ACTIVE
         if not chain:
             return (bind(str(self._directories.fs(snapshot_id)), writable=active),)
         # Equal layers of a chain are named once, so one can be left of many: an overlay wants two.
-        if not active and (len(chain) == 1 or len(lowerdirs) == 1):
+        if not active and (len(chain) == 1 or len(lower.paths) == 1):
             return (self._view_of_one(chain[0]),)
         upper = self._directories.fs(snapshot_id) if active else None
         work = self._directories.work(snapshot_id) if active else None
-        return (overlay(lowerdirs, upper=upper, work=work, index_off=self._index_off),)
+        return (overlay(lower, upper=upper, work=work, index_off=self._index_off),)
 
     def _view_of_one(self, lower: LowerLayer) -> Mount:
         if lower.layer_number is None:

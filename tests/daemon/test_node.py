@@ -124,7 +124,14 @@ def state(tmp_path: Path) -> Iterator[State]:
     opened.close()
 
 
-def node(tmp_path: Path, state: State, store: FakeStore, shelf: FakeShelf, housekeeping: Any = None) -> Node:
+def node(
+    tmp_path: Path,
+    state: State,
+    store: FakeStore,
+    shelf: FakeShelf,
+    housekeeping: Any = None,
+    failures: dict[int, str] | None = None,
+) -> Node:
     config = replace(Config(), root=tmp_path, run_dir=tmp_path / "r", cache=CacheConfig(quota=1000, min_free=0))
     room = SimpleNamespace(shelf=shelf, counters=Counters(), housekeeping=housekeeping)
     return Node(
@@ -135,6 +142,8 @@ def node(tmp_path: Path, state: State, store: FakeStore, shelf: FakeShelf, house
         cast("Any", room),
         cast("Any", DirectBridge()),
         cast("Any", FakeEnding()),
+        lambda: failures or {},
+        {"lookup": 3},
     )
 
 
@@ -236,6 +245,25 @@ def test_verify_reports_its_steps_and_what_was_bad(tmp_path: Path, state: State)
     last = list(node(tmp_path, state, FakeStore(verified=verified), FakeShelf()).verify())[-1]
     assert (last.files_checked, last.bytes_checked, last.done) == (2, 30, True)
     assert [(bad.domain, bad.name[:9]) for bad in last.bad] == [("node", "sha256:01"), ("", "1 chunks")]
+    assert last.missing == ()
+
+
+def test_verify_tells_everything_that_is_missing_however_much_it_is(tmp_path: Path, state: State) -> None:
+    """A message of gRPC holds 4 MiB, and a whole cache that somebody deleted is more than that."""
+    gone = [ObjectInfo("node", number.to_bytes(32, "big"), 0, 0) for number in range(1001)]
+
+    def verified(_progress: Callable[[int, int], None]) -> Verified:
+        return Verified(bad_objects=[ObjectInfo("node", A, 10, 10)], missing=gone)
+
+    steps = list(node(tmp_path, state, FakeStore(verified=verified), FakeShelf()).verify())
+    told = [file for step in steps for file in step.missing]
+    assert [(file.domain, file.name) for file in told] == [
+        (info.domain, f"sha256:{info.digest.hex()}") for info in gone
+    ]
+    assert [len(step.bad) for step in steps if step.bad] == [1]
+    assert max(len(step.missing) for step in steps) <= 200
+    assert [step.done for step in steps].count(True) == 1
+    assert steps[-1].done
 
 
 def test_verify_broken_off_ends_the_work(tmp_path: Path, state: State) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapshotter.errors import NotLazy, Reason
-from snapshotter.request import AttachedLayer, LayerRequest, LowerLayer
+from snapshotter.request import AttachedLayer, LayerRequest, LowerDirs, LowerLayer
 from snapshotter.store.state import LayerRecord, State
 
 Fill = Callable[[Path], object]
@@ -45,6 +45,7 @@ class FakeLazyLayers:
     released: list[int] = field(default_factory=list)
     touched: list[tuple[int, ...]] = field(default_factory=list)
     extractions: list[bool] = field(default_factory=list)
+    rooms: list[int] = field(default_factory=list)
     release_fault: Exception | None = None
     filling: threading.Lock = field(default_factory=threading.Lock)  # guards the directories in `home`
 
@@ -94,8 +95,9 @@ class FakeLazyLayers:
         self.state.forget_layer(number)
         self.released.append(number)
 
-    def lowerdirs(self, chain: Sequence[LowerLayer], *, extraction: bool) -> tuple[str, ...]:
+    def lowerdirs(self, chain: Sequence[LowerLayer], *, extraction: bool, room: int) -> LowerDirs:
         """One link per snapshot; of equal layers the topmost stays."""
+        self.rooms.append(room)
         self.extractions.append(extraction)
         paths: list[str] = []
         seen: set[int] = set()
@@ -108,7 +110,7 @@ class FakeLazyLayers:
             if not link.is_symlink():
                 link.symlink_to(self._target(lower))
             paths.append(str(link))
-        return tuple(paths)
+        return LowerDirs(tuple(paths))
 
     def view_mount(self, layer: LowerLayer) -> tuple[str, str, tuple[str, ...]]:
         """A bind, as the fuse plane gives it."""

@@ -6,7 +6,12 @@ part of the record kept for it, as `INODE_REVISION`:
     bits 60-63   0, left to overlayfs, which marks its layers there (xino)
     bits 52-59   session slot (8)
     bits 26-51   layer number n (26), 0 for the directories above the layers
-    bits  0-25   node (26): a position in the layer's index, or one of `Fixed` where n is 0
+    bits  0-25   node (26): a position in the layer's index; where n is 0
+        1 and 25 bits   a file of the gate, by its number
+        01 and 24 bits  a directory of the gate: number of the sharing domain (15), shard (9)
+        else            one of `Fixed`
+
+A shard is the first two hex digits of the names in it; 256 stands for the directory that holds the shards.
 """
 
 from enum import IntEnum
@@ -16,7 +21,7 @@ from snapshotter.errors import PlaneError
 
 Inode = NewType("Inode", int)
 
-INODE_REVISION: Final = 1
+INODE_REVISION: Final = 2
 NODE_BITS: Final = 26
 LAYER_BITS: Final = 26
 SLOT_BITS: Final = 8
@@ -34,6 +39,55 @@ class Fixed(IntEnum):
     SESSION = 2
     LAYERS = 3
     READY = 4
+    GATE = 5
+    PLACE = 6
+    FAIL = 7
+
+
+GATE_FILE: Final = 1 << 25
+GATE_DIRECTORY: Final = 1 << 24
+SHARDS: Final = 256
+"""As a shard: the directory above them."""
+
+_DOMAIN_BITS: Final = 15
+_SHARD_BITS: Final = 9
+
+
+class GateDirectory(NamedTuple):
+    """A directory of the gate: of one sharing domain, or one of its shards."""
+
+    domain: int
+    shard: int
+
+
+def gate_directory_node(directory: GateDirectory) -> int:
+    """The node of a directory of the gate.
+
+    Raises:
+        PlaneError: more sharing domains than an inode number has room for.
+    """
+    if not 0 <= directory.domain < 1 << _DOMAIN_BITS:
+        raise PlaneError(
+            f"sharing domain number {directory.domain} does not fit the {_DOMAIN_BITS} bits of an inode number"
+        )
+    return GATE_DIRECTORY | directory.domain << _SHARD_BITS | directory.shard
+
+
+def gate_directory(node: int) -> GateDirectory:
+    """The directory that `gate_directory_node` gave this node."""
+    rest = node & ~GATE_DIRECTORY
+    return GateDirectory(rest >> _SHARD_BITS, rest & (1 << _SHARD_BITS) - 1)
+
+
+def gate_file_node(number: int) -> int:
+    """The node of a file of the gate.
+
+    Raises:
+        PlaneError: the number does not fit.
+    """
+    if not 0 < number < GATE_FILE:
+        raise PlaneError(f"gate file number {number} does not fit an inode number")
+    return GATE_FILE | number
 
 
 class Place(NamedTuple):
@@ -71,6 +125,10 @@ class Numbers:
         if not 0 <= node <= _NODE_MASK:
             raise PlaneError(f"node {node} of layer {layer} does not fit the {NODE_BITS} bits of an inode number")
         return Inode(self.layer_base(layer) | node)
+
+    def of_gate(self, node: int) -> Inode:
+        """The inode of a node of the gate."""
+        return Inode(self._base | node)
 
     def of_fixed(self, fixed: Fixed) -> Inode:
         """The inode of a directory or file above the layers."""

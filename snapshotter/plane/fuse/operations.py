@@ -4,6 +4,7 @@
     /<session>/            SESSION
     /<session>/ready       READY, an empty file (session.py says what for)
     /<session>/layers/<n>  LAYERS, then the whole tree of layer n
+    /<session>/gate        GATE, /<session>/fail FAIL: where overlays of the erofs plane ask for contents (gate_tree.py)
 
 Layers never change, so what is inside one is answered with infinite timeouts, absent names included, and the kernel
 asks once. A name in `layers` that is not there yet is answered by ENOENT, which the kernel does not remember. Handles
@@ -19,6 +20,7 @@ import errno
 import functools
 import os
 import stat
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -26,22 +28,19 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, StatvfsData, readdir_reply
 
-from snapshotter.errors import SnapshotterError
+from snapshotter.errors import SnapshotterError, WaiterKilled
 from snapshotter.plane.fuse.complaints import Complaints
+from snapshotter.plane.fuse.gate_tree import BLOCK_SIZE, INFINITE_S, GateTree
 from snapshotter.plane.fuse.inodes import Fixed, Inode, Numbers
-from snapshotter.plane.fuse.served import ServedLayer, ServedShelf
-
-INFINITE_S: Final = 1e9
-"""Timeout of what never changes: 30 years."""
-BLOCK_SIZE: Final = 4096
-"""st_blksize. cp and cat read 128 KiB and more whatever it says; stdio allocates and reads that much for each file, so
-a larger value makes programs that open many small files slower. It is also what an unpacked layer shows."""
+from snapshotter.plane.fuse.served import ServedGate, ServedLayer, ServedShelf
 
 OVERLAY_QUESTIONS: Final = frozenset({b"trusted.overlay.metacopy", b"trusted.overlay.origin"})
 """overlayfs asks these of every file and directory that it meets. No layer has them: an index drops `trusted.*`."""
 
 LAYERS_NAME: Final = b"layers"
 READY_NAME: Final = b"ready"
+GATE_NAME: Final = b"gate"
+FAIL_NAME: Final = b"fail"
 
 
 P = ParamSpec("P")
@@ -55,10 +54,13 @@ def translated(
     name = handler.__name__
 
     async def guarded(self: "LayerOperations", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.requests[name] += 1
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:
             raise
+        except WaiterKilled as error:
+            raise FUSEError(error.errno) from None
         except SnapshotterError as error:
             self.complaints.about(name, error)
             raise FUSEError(error.errno) from None
@@ -71,9 +73,9 @@ def translated(
 
 
 class LayerOperations(pyfuse3.Operations):
-    """Serves the layers of a shelf below `/<session>/layers/`.
+    """Serves the layers of a shelf below `/<session>/layers/` and, where there is one, a gate.
 
-    `state_dir` is the directory whose file system statfs speaks of.
+    `state_dir` is the directory whose file system statfs speaks of. `requests` counts what the kernel has asked.
     """
 
     # Negotiated in INIT: these three must stay the same in every version, or no later process can take over.
@@ -83,13 +85,23 @@ class LayerOperations(pyfuse3.Operations):
     enable_acl = True
     """Without it the kernel shows POSIX ACLs of a layer but does not act on them."""
 
-    def __init__(self, shelf: ServedShelf, session: int, state_dir: Path, complaints: Complaints | None = None) -> None:
+    def __init__(
+        self,
+        shelf: ServedShelf,
+        session: int,
+        state_dir: Path,
+        complaints: Complaints | None = None,
+        gate: ServedGate | None = None,
+    ) -> None:
         super().__init__()
+        self.requests: Counter[str] = Counter()
         self.complaints = complaints or Complaints()
         self._shelf = shelf
         self._state_dir = state_dir
         self._session_name = b"%d" % session
         self._numbers = Numbers(session)
+        self._place = b"" if gate is None else gate.place
+        self._gate = None if gate is None else GateTree(gate, self._numbers)
         self._absent = EntryAttributes()
         self._absent.st_ino = Inode(0)
         self._absent.entry_timeout = self._absent.attr_timeout = INFINITE_S
@@ -102,7 +114,7 @@ class LayerOperations(pyfuse3.Operations):
         """Find a name. Inside a layer the answer holds for ever, absence too."""
         layer, node = self._find(parent_inode)
         if layer is None:
-            return self._lookup_fixed(node, name)
+            return await self._lookup_above(node, name, ctx)
         index = layer.index
         if name == b".":
             return self._attributes(layer, node)
@@ -129,7 +141,7 @@ class LayerOperations(pyfuse3.Operations):
         """List from position `start_id`: 0 is ".", 1 "..", then the entries in the order of the index."""
         layer, node = self._find(fh)
         if layer is None:
-            self._list_fixed(node, start_id, token)
+            self._list_above(node, start_id, token)
             return
         index = layer.index
         if start_id == 0 and not readdir_reply(token, b".", self._attributes(layer, node), 1):
@@ -152,7 +164,7 @@ class LayerOperations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """What stat shows."""
         layer, node = self._find(inode)
-        return self._fixed[Fixed(node)] if layer is None else self._attributes(layer, node)
+        return self._above(node) if layer is None else self._attributes(layer, node)
 
     @translated
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
@@ -201,7 +213,7 @@ class LayerOperations(pyfuse3.Operations):
         """`size` bytes of a file from `off`, fewer only at its end."""
         layer, node = self._find(fh)
         if layer is None:
-            return b""
+            return b"" if self._gate is None or node in self._fixed else await self._gate.read(node, off, size)
         # bytes, never a view of a file mapping: a page fault inside the reply's writev makes the reader see EIO.
         return await layer.read(node, off, size)
 
@@ -226,7 +238,7 @@ class LayerOperations(pyfuse3.Operations):
             raise FUSEError(errno.ESTALE)
         number, node = place
         if number == 0:
-            if node not in self._fixed:
+            if node not in self._fixed and (self._gate is None or not self._gate.owns(node)):
                 raise FUSEError(errno.ESTALE)
             return None, node
         layer = self._shelf.get(number)
@@ -262,22 +274,44 @@ class LayerOperations(pyfuse3.Operations):
         entry.entry_timeout = entry.attr_timeout = INFINITE_S
         return entry
 
+    def _above(self, node: int) -> EntryAttributes:
+        """What stat shows of something above the layers."""
+        return self._fixed[Fixed(node)] if self._gate is None or node in self._fixed else self._gate.attributes(node)
+
     def _children(self, node: int) -> tuple[tuple[bytes, Fixed], ...]:
         """The names of a directory above the layers.
 
-        Layers are reached by number and not listed, so that no walk of the node's file systems wanders into images.
+        Layers are reached by number and not listed, so that no walk of the node's file systems wanders into images;
+        nor are the gate's directories.
         """
         if node == Fixed.ROOT:
             return ((self._session_name, Fixed.SESSION),)
         if node == Fixed.SESSION:
-            return ((LAYERS_NAME, Fixed.LAYERS), (READY_NAME, Fixed.READY))
+            here = (LAYERS_NAME, Fixed.LAYERS), (READY_NAME, Fixed.READY)
+            return here if self._gate is None else (*here, (GATE_NAME, Fixed.GATE), (FAIL_NAME, Fixed.FAIL))
         return ()
 
-    def _lookup_fixed(self, parent: int, name: bytes) -> EntryAttributes:
+    def _parent(self, node: int) -> Fixed:
+        """The directory above a fixed one."""
+        if node == Fixed.PLACE:
+            return Fixed.GATE
+        return Fixed.ROOT if node in (Fixed.ROOT, Fixed.SESSION) else Fixed.SESSION
+
+    async def _lookup_above(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         if name == b".":
-            return self._fixed[Fixed(parent)]
+            return self._above(parent)
+        if self._gate is not None and self._gate.owns(parent):
+            if name == b"..":
+                return self._above_by_inode(self._gate.parent(parent))
+            return await self._gate.lookup(parent, name, ctx.pid)
         if name == b"..":
-            return self._fixed[Fixed.SESSION if parent == Fixed.LAYERS else Fixed.ROOT]
+            return self._fixed[self._parent(parent)]
+        if parent == Fixed.FAIL:
+            raise FUSEError(errno.EIO)
+        if parent == Fixed.GATE and name == self._place:
+            return self._fixed[Fixed.PLACE]
+        if parent == Fixed.PLACE and self._gate is not None:
+            return await self._gate.lookup_domain(name)
         if parent == Fixed.LAYERS and name.isdigit() and not name.startswith(b"0") and len(name) < 10:
             layer = self._shelf.get(int(name))
             if layer is not None:
@@ -287,9 +321,16 @@ class LayerOperations(pyfuse3.Operations):
                 return self._fixed[fixed]
         raise FUSEError(errno.ENOENT)
 
-    def _list_fixed(self, node: int, start: int, token: ReaddirToken) -> None:
-        above = Fixed.SESSION if node == Fixed.LAYERS else Fixed.ROOT
-        listing: Iterable[tuple[bytes, Fixed]] = ((b".", Fixed(node)), (b"..", above), *self._children(node))
-        for position, (name, fixed) in enumerate(listing, 1):
-            if position > start and not readdir_reply(token, name, self._fixed[fixed], position):
+    def _above_by_inode(self, inode: Inode) -> EntryAttributes:
+        return self._above(self._find(inode)[1])
+
+    def _list_above(self, node: int, start: int, token: ReaddirToken) -> None:
+        if self._gate is not None and self._gate.owns(node):
+            above = self._above_by_inode(self._gate.parent(node))
+        else:
+            above = self._fixed[self._parent(node)]
+        children = ((name, self._fixed[fixed]) for name, fixed in self._children(node))
+        listing: Iterable[tuple[bytes, EntryAttributes]] = ((b".", self._above(node)), (b"..", above), *children)
+        for position, (name, attributes) in enumerate(listing, 1):
+            if position > start and not readdir_reply(token, name, attributes, position):
                 return

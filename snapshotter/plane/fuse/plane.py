@@ -16,7 +16,8 @@ from snapshotter.errors import NotLazy, Reason
 from snapshotter.plane.fuse.inodes import Fixed, Numbers
 from snapshotter.plane.fuse.operations import LAYERS_NAME
 from snapshotter.plane.links import Links
-from snapshotter.request import AttachedLayer, LayerRequest, LowerLayer
+from snapshotter.plane.overlays import overlay_options, without_repeats
+from snapshotter.request import AttachedLayer, LayerRequest, LowerDirs, LowerLayer
 
 MOUNT_NAME: Final = "fuse"
 LINKS_NAME: Final = "l"
@@ -76,7 +77,7 @@ class FusePlane:
         attach_timeout_s: float,
         invalidate: Callable[[int, bytes], None] | None = None,
     ) -> None:
-        self._links = Links(run_dir / LINKS_NAME)
+        self.links = Links(run_dir / LINKS_NAME)
         # Relative, so that the link says the same wherever the run directory is seen.
         self._layers_path = f"../{MOUNT_NAME}/{session}/{LAYERS_NAME.decode()}"
         self._layers = layers
@@ -86,7 +87,7 @@ class FusePlane:
         self._attach_timeout_s = attach_timeout_s
         self._invalidate = invalidate or partial(pyfuse3.invalidate_entry_async, ignore_enoent=True)
         # containerd may mount now what an earlier process answered.
-        self._links.repoint(self._of_this_session)
+        self.links.repoint(self._of_this_session)
 
     def attach(self, request: LayerRequest) -> AttachedLayer:
         """Resolve, check and record one layer; it can be used when this returns.
@@ -113,32 +114,26 @@ class FusePlane:
         self._call(self._layers.release, number, timeout_s=RELEASE_TIMEOUT_S)
         self._invalidate(self._layers_inode, b"%d" % number)
 
-    def lowerdirs(self, chain: Sequence[LowerLayer], *, extraction: bool) -> tuple[str, ...]:  # noqa: ARG002
+    def lowerdirs(self, chain: Sequence[LowerLayer], *, extraction: bool, room: int) -> LowerDirs:  # noqa: ARG002
         """Links for `lowerdir=`, topmost first. On this plane a layer is whole by itself, for an extraction too.
 
-        Of equal layers only the topmost stays: overlayfs refuses a directory that occurs twice (ELOOP), and what a
-        lower one adds is hidden anyway.
-
-        Raises:
-            PlaneError: a link cannot be written.
+        containerd shortens the links where they are many, so `room` does not matter. Raises PlaneError: a link cannot
+        be written.
         """
-        seen: set[int] = set()
-        paths = []
-        for lower in chain:
-            if lower.layer_number is not None:
-                if lower.layer_number in seen:
-                    continue
-                seen.add(lower.layer_number)
-            paths.append(self._links.point(lower.snapshot_id, self._target(lower)))
-        return tuple(paths)
+        paths = tuple(self.link(lower) for lower in without_repeats(chain))
+        lazy = any(lower.layer_number is not None for lower in chain)
+        return LowerDirs(paths, overlay_options() if lazy and not extraction else ())
+
+    def link(self, lower: LowerLayer) -> str:
+        """The link to one layer, made if need be. Raises PlaneError."""
+        return self.links.point(lower.snapshot_id, self._target(lower))
 
     def view_mount(self, layer: LowerLayer) -> tuple[str, str, tuple[str, ...]]:
         """(type, source, options) of a read-only mount of one layer alone.
 
         An overlay above an empty directory, since a bind would inherit `nosuid` and `nodev` of the FUSE mount.
         """
-        link = self._links.point(layer.snapshot_id, self._target(layer))
-        return "overlay", "overlay", (f"lowerdir={link}:{self._links.empty}",)
+        return "overlay", "overlay", (f"lowerdir={self.link(layer)}:{self.links.empty}",)
 
     def touch(self, numbers: Sequence[int]) -> None:
         """Note that a Prepare or Mounts named these layers just now."""
@@ -146,7 +141,11 @@ class FusePlane:
 
     def forget_snapshots(self, live: Collection[int], below: int) -> None:
         """Remove the links of every snapshot id under `below` that is not among `live`."""
-        self._links.forget(live, below)
+        self.links.forget(live, below)
+
+    def failures(self) -> dict[int, str]:
+        """Layers that this plane cannot serve as it should: none."""
+        return {}
 
     def _of_this_session(self, target: str) -> str:
         lazy = _LAZY_TARGET.fullmatch(target)

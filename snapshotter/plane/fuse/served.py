@@ -81,3 +81,43 @@ class ServedShelf(Protocol):
 
     def get(self, number: int) -> ServedLayer | None:
         """The layer, or None if it is not attached."""
+
+
+class ServedFile(Protocol):
+    """A file that the gate serves by an inode of its own."""
+
+    @property
+    def number(self) -> int:
+        """What its inode number is made of."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
+class ServedGate(Protocol):
+    """Where overlays ask for contents that are not on the node."""
+
+    @property
+    def place(self) -> bytes:
+        """The one name in the gate's top directory."""
+
+    async def domain_number(self, name: str) -> int | None:
+        """The number of a sharing domain; None if there is no such domain."""
+
+    def domain_name(self, number: int) -> str | None:
+        """The sharing domain with that number."""
+
+    async def lookup(self, domain: str, name: str, pid: int) -> ServedFile | None:
+        """A file to be served through FUSE, or None: the overlay finds it where it looks next.
+
+        Raises:
+            SnapshotterError: the content cannot be had.
+            WaiterKilled: process `pid`, which waits for this, was killed.
+        """
+
+    def file(self, number: int) -> ServedFile | None:
+        """The file that was given this number."""
+
+    async def read(self, number: int, offset: int, size: int) -> bytes | bytearray:
+        """At most `size` verified bytes of a file, fewer only at its end; else SnapshotterError."""

@@ -1,0 +1,258 @@
+"""The gate: the moment when an overlay of the erofs plane looks for content that is not on the node.
+
+Overlayfs asks for a file by name at its first open: in `objects`, then here, then in `late`, and last where every name
+is an I/O error. A small file is fetched while it asks, put into the store and linked where it looks next, and the answer
+is "no such file": from then on the kernel reads it by itself. A large file gets an inode and is served in ranges.
+
+A process that waits in a lookup cannot be killed, and neither can others that ask for the same name. So nobody waits long:
+after `PATIENCE_S` a small file gets an inode too, and the waiting goes on in reads, which can be killed. An inode that was
+given is given again for as long as the mount lives: an overlay that found it asks again by name, and a program would see
+ESTALE if that failed.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+
+from snapshotter.errors import SnapshotterError, StoreError, WaiterKilled
+from snapshotter.plane.fuse.inodes import GATE_FILE
+
+PATIENCE_S: Final = 1.5
+KILL_CHECK_S: Final = 0.25
+"""House, trap 9: the kernel does not say that the process which waits in a lookup was killed."""
+
+SIGKILL_BIT: Final = 1 << 8
+
+log = logging.getLogger(__name__)
+
+
+class Contents(Protocol):
+    """What the gate needs of the layer room; used on the trio thread."""
+
+    def size(self, domain: str, name: str) -> int | None:
+        """Bytes of a file, as a layer says that names it; None if none does."""
+
+    def disputed(self, domain: str, name: str) -> bool:
+        """Whether layers give it different sizes: one of them lies."""
+
+    async def bring(self, domain: str, name: str) -> bool:
+        """Have a file linked where overlays look last; False if it is only to be had in parts. Raises SnapshotterError."""
+
+    async def read(self, domain: str, name: str, offset: int, size: int) -> bytes | bytearray:
+        """At most `size` verified bytes; fewer only at the end. Raises SnapshotterError."""
+
+
+class GateFile(Protocol):
+    """A file that has a number."""
+
+    @property
+    def number(self) -> int:
+        """The number."""
+
+    @property
+    def domain(self) -> str:
+        """Its sharing domain."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the domain's shards."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, as the kernel was told."""
+
+
+class Numbers(Protocol):
+    """What the gate needs of the state; blocking, from any thread."""
+
+    def domains(self) -> dict[str, int]:
+        """The number of every sharing domain."""
+
+    def gate_files(self) -> Sequence[GateFile]:
+        """The files that have a number."""
+
+    def add_gate_file(self, domain: str, name: str, size: int) -> GateFile:
+        """Give a file a number, on disk when this returns. Raises StoreError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unrecorded:
+    """A file whose number could not be written: the disk is full. A later process would not know it."""
+
+    number: int
+    domain: str
+    name: str
+    size: int
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """A file on its way; `whole` once it is linked where overlays look next."""
+
+    ended: trio.Event = field(default_factory=trio.Event)
+    whole: bool = False
+    error: SnapshotterError | None = None
+
+
+class Gate:
+    """Fulfils the FUSE mount's `ServedGate`. Used on the trio thread, but for `disputes`.
+
+    `nursery` is where files are brought, so that a process that goes cancels nobody else's wait.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        numbers: Numbers,
+        nursery: trio.Nursery,
+        place: str,
+        *,
+        patience_s: float = PATIENCE_S,
+        killed: Callable[[int], bool] | None = None,
+    ) -> None:
+        """`killed` says whether a process has been killed; None reads /proc."""
+        self.place = place.encode("ascii")
+        self._contents = contents
+        self._numbers = numbers
+        self._nursery = nursery
+        self._patience_s = patience_s
+        self._killed = killed or is_killed
+        self._domains: dict[str, int] = {}
+        self._domain_names: dict[int, str] = {}
+        self._files: dict[tuple[str, str], GateFile] = {}
+        self._by_number: dict[int, GateFile] = {}
+        self._deliveries: dict[tuple[str, str], _Delivery] = {}
+        self._unrecorded = GATE_FILE
+
+    async def load(self) -> None:
+        """Take over what is recorded. Raises StoreError."""
+        await self._load_domains()
+        for file in await trio.to_thread.run_sync(self._numbers.gate_files):
+            self._remember(file)
+
+    async def domain_number(self, name: str) -> int | None:
+        """The number of a sharing domain; a new one is looked up in the state. Raises StoreError."""
+        if name not in self._domains:
+            await self._load_domains()
+        return self._domains.get(name)
+
+    def domain_name(self, number: int) -> str | None:
+        """The sharing domain with that number."""
+        return self._domain_names.get(number)
+
+    def file(self, number: int) -> GateFile | None:
+        """The file that was given this number."""
+        return self._by_number.get(number)
+
+    async def read(self, number: int, offset: int, size: int) -> bytes | bytearray:
+        """At most `size` verified bytes of a file that has a number. Raises SnapshotterError."""
+        file = self._by_number.get(number)
+        if file is None:
+            raise StoreError(f"file {number} of the gate is not known to this daemon")
+        return await self._contents.read(file.domain, file.name, offset, size)
+
+    def disputes(self, domain: str, size_of: Callable[[bytes], int | None]) -> bool:
+        """Whether a layer gives a small file another size than the kernel was told; from any thread.
+
+        `size_of` gives the layer's size for a raw digest, or None. One of the two lies, and a container of this layer must
+        not find the inode that was made by the other's word.
+        """
+        return any(
+            file.domain == domain
+            and "-" not in file.name
+            and size_of(bytes.fromhex(file.name)) not in (None, file.size)
+            for file in tuple(self._files.values())
+        )
+
+    async def lookup(self, domain: str, name: str, pid: int) -> GateFile | None:
+        """A file to serve through FUSE; None once it lies where the overlay looks next.
+
+        Raises:
+            SnapshotterError: no layer can deliver it.
+            WaiterKilled: the process that waits was killed.
+        """
+        key = domain, name
+        if (known := self._files.get(key)) is not None:
+            return known
+        size = self._contents.size(domain, name)
+        if size is None:
+            raise StoreError(f"no layer on this node names file {name}")
+        delivery = self._deliveries.get(key)
+        if delivery is None:
+            delivery = self._deliveries[key] = _Delivery()
+            self._nursery.start_soon(self._deliver, key, delivery)
+        await self._wait(delivery, pid, self._patience_s)
+        if not (delivery.ended.is_set() and (delivery.whole or delivery.error)) and self._contents.disputed(*key):
+            # An inode needs a size, and one of the layers lies about it: only the content can tell.
+            await self._wait(delivery, pid, float("inf"))
+            delivery.error = delivery.error or StoreError(f"layers of this node disagree about the size of file {name}")
+        if delivery.whole:
+            return None
+        if delivery.error is not None:
+            raise delivery.error.with_traceback(None)
+        return await self._give_inode(domain, name, size)
+
+    async def _wait(self, delivery: _Delivery, pid: int, patience_s: float) -> None:
+        deadline = trio.current_time() + patience_s
+        while not delivery.ended.is_set() and (left := deadline - trio.current_time()) > 0:
+            if self._killed(pid):
+                raise WaiterKilled(f"process {pid} was killed while it waited for a file")
+            with trio.move_on_after(min(left, KILL_CHECK_S)):
+                await delivery.ended.wait()
+
+    async def _deliver(self, key: tuple[str, str], delivery: _Delivery) -> None:
+        try:
+            delivery.whole = await self._contents.bring(*key)
+        except SnapshotterError as error:
+            delivery.error = error
+        except Exception as error:
+            # The nursery is the node's: a fault with one file must not end every mount.
+            log.exception("bringing file %s failed", key[1])
+            delivery.error = SnapshotterError(f"internal error while a file was brought: {error!r}")
+        finally:
+            del self._deliveries[key]
+            delivery.ended.set()
+
+    async def _give_inode(self, domain: str, name: str, size: int) -> GateFile:
+        try:
+            made = await trio.to_thread.run_sync(self._numbers.add_gate_file, domain, name, size)
+        except StoreError as error:
+            log.warning("file %s is served under a number that is not recorded: %s", name, error)
+            if (known := self._files.get((domain, name))) is not None:
+                return known
+            # From the top: never a number that the state gives.
+            self._unrecorded -= 1
+            made = Unrecorded(self._unrecorded, domain, name, size)
+        return self._remember(made)
+
+    def _remember(self, file: GateFile) -> GateFile:
+        """Keep the first answer: two may be on their way."""
+        kept = self._files.setdefault((file.domain, file.name), file)
+        self._by_number[kept.number] = kept
+        return kept
+
+    async def _load_domains(self) -> None:
+        self._domains = await trio.to_thread.run_sync(self._numbers.domains)
+        self._domain_names = {number: name for name, number in self._domains.items()}
+
+
+def is_killed(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether SIGKILL waits for a process or thread; False where it cannot be seen (another pid namespace).
+
+    Source: proc(5), /proc/pid/status: SigPnd and ShdPnd, signals pending for the thread and the process, in hex.
+    """
+    if pid <= 0:
+        return False
+    try:
+        status = (proc / str(pid) / "status").read_bytes()
+    except OSError:
+        return False
+    pending = 0
+    for line in status.splitlines():
+        if line.startswith((b"SigPnd:", b"ShdPnd:")):
+            pending |= int(line.split()[1], 16)
+    return bool(pending & SIGKILL_BIT)

@@ -1,0 +1,191 @@
+"""The erofs plane as the service sees it: the kernel serves names and attributes, and every content that is on the node.
+
+    lowerdir=<layer n>:…:<layer 1>::<objects>::<gate>::<late>::<fail>
+
+A lazy layer is an EROFS mount; contents come from the data-only directories behind the `::`, in this order. A layer that has no
+EROFS mount, for whatever reason, is named by its directory in the FUSE mount instead: that is whole by itself.
+
+Called from gRPC threads, like the fuse plane that it stands on.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from snapshotter.errors import FormatError, SnapshotterError
+from snapshotter.plane.erofs.mounting import ErofsMounts
+from snapshotter.plane.fuse.operations import FAIL_NAME, GATE_NAME
+from snapshotter.plane.fuse.plane import MOUNT_NAME, Call, FusePlane
+from snapshotter.plane.overlays import METACOPY_ON, without_repeats
+from snapshotter.request import AttachedLayer, LayerRequest, LowerDirs, LowerLayer
+
+OBJECTS, GATE, LATE, FAIL = "objects", "gate", "late", "fail"
+"""Links in `<run>/l` to the data-only directories."""
+
+WRITE_TIMEOUT_S: Final = 60.0
+RETRY_AFTER_S: Final = 60.0
+"""So long a layer whose image could not be written or mounted is served through FUSE without another attempt."""
+
+log = logging.getLogger(__name__)
+
+
+class Images(Protocol):
+    """What the plane needs of the layer room besides what the fuse plane does."""
+
+    def image_path(self, number: int) -> Path:
+        """Where a layer's EROFS image lies, or would lie; from any thread. Raises NotFound."""
+
+    async def image(self, number: int) -> Path:
+        """Have the image on disk. Raises SnapshotterError."""
+
+    async def renew_image(self, number: int) -> Path:
+        """Write the image again, since it is damaged. Raises SnapshotterError."""
+
+    def size_in_layer(self, number: int) -> tuple[str, Callable[[bytes], int | None]]:
+        """A layer's sharing domain, and what gives the size of a file by its digest; from any thread. Raises NotFound."""
+
+
+class Disputes(Protocol):
+    """What the plane needs of the gate."""
+
+    def __call__(self, domain: str, size_of: Callable[[bytes], int | None]) -> bool:
+        """Whether a layer contradicts what the gate has told the kernel."""
+
+
+class ErofsPlane:
+    """Fulfils the service's `LazyLayers` with EROFS mounts beside the FUSE mount."""
+
+    def __init__(
+        self,
+        fuse: FusePlane,
+        mounts: ErofsMounts,
+        images: Images,
+        disputes: Disputes,
+        call: Call,
+        root: Path,
+        session: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fuse = fuse
+        self._mounts = mounts
+        self._images = images
+        self._disputes = disputes
+        self._call = call
+        self._clock = clock
+        self._failures: dict[int, tuple[float, str]] = {}
+        served = f"../{MOUNT_NAME}/{session}"
+        places = {
+            OBJECTS: str(root / "objects"),
+            GATE: f"{served}/{GATE_NAME.decode()}",
+            LATE: str(root / "late"),
+            FAIL: f"{served}/{FAIL_NAME.decode()}",
+        }
+        data = [fuse.links.point(name, target) for name, target in places.items()]
+        # An empty path before each makes the "::" of a data-only layer.
+        self._data = tuple(part for link in data for part in ("", link))
+
+    def bring_back(self, numbers: Iterable[int]) -> None:
+        """Mount every layer whose image is on disk, and take away what else is mounted; at the start. No network.
+
+        A layer without an image gets one when it is first named.
+        """
+        wanted = {number: self._images.image_path(number) for number in numbers}
+        self._mounts.bring_back(wanted)
+        for number, path in wanted.items():
+            if path.exists():
+                self._mount_point(number)
+
+    def attach(self, request: LayerRequest) -> AttachedLayer:
+        """Resolve, check, record and mount one layer. Raises NotLazy."""
+        layer = self._fuse.attach(request)
+        self._mount_point(layer.number)
+        return layer
+
+    def describe(self, number: int) -> AttachedLayer:
+        """What is known of a recorded layer, without any network. Raises NotFound, StoreError."""
+        return self._fuse.describe(number)
+
+    def release(self, number: int) -> None:
+        """Drop a layer that no snapshot names any more, and its mount."""
+        self._fuse.release(number)
+        self._mounts.drop(number)
+        self._failures.pop(number, None)
+
+    def lowerdirs(self, chain: Sequence[LowerLayer], *, extraction: bool, room: int) -> LowerDirs:
+        """EROFS mounts and links for `lowerdir=`, topmost first, then the data-only directories.
+
+        For an extraction the layers are those of the FUSE mount: whole by themselves, without any `::`. Above metadata alone
+        the kernel refuses even a stat of a file that has content (EPERM), if whoever unpacks mounts the overlay. A chain
+        that does not fit into `room` gets the same.
+
+        Raises:
+            PlaneError: a link cannot be written.
+        """
+        whole = self._fuse.lowerdirs(chain, extraction=extraction, room=room)
+        if extraction or all(lower.layer_number is None for lower in chain):
+            return whole
+        paths: list[str] = []
+        composed = False
+        for lower in without_repeats(chain):
+            mount_point = None if lower.layer_number is None else self._mount_point(lower.layer_number)
+            composed = composed or mount_point is not None
+            paths.append(self._fuse.link(lower) if mount_point is None else str(mount_point))
+        if not composed:
+            return whole
+        lower_dirs = LowerDirs((*paths, *self._data), METACOPY_ON)
+        if len(",".join((*METACOPY_ON, "lowerdir=" + ":".join(lower_dirs.paths))).encode()) > room:
+            log.info("a chain of %d layers does not fit into mount options: served through FUSE", len(paths))
+            return whole
+        return lower_dirs
+
+    def view_mount(self, layer: LowerLayer) -> tuple[str, str, tuple[str, ...]]:
+        """(type, source, options) of a read-only mount of one layer alone: an overlay, since a bind would show zeros."""
+        mount_point = None if layer.layer_number is None else self._mount_point(layer.layer_number)
+        if mount_point is None:
+            return self._fuse.view_mount(layer)
+        lower = ":".join((str(mount_point), *self._data))
+        return "overlay", "overlay", (*METACOPY_ON, f"lowerdir={lower}")
+
+    def touch(self, numbers: Sequence[int]) -> None:
+        """Note that a Prepare or Mounts named these layers just now."""
+        self._fuse.touch(numbers)
+
+    def forget_snapshots(self, live: Collection[int], below: int) -> None:
+        """Remove the links of every snapshot id under `below` that is not among `live`."""
+        self._fuse.forget_snapshots(live, below)
+
+    def failures(self) -> dict[int, str]:
+        """Layers that are served through FUSE although this plane runs, and why."""
+        return {number: why for number, (_, why) in tuple(self._failures.items())}
+
+    def _mount_point(self, number: int) -> Path | None:
+        """Where a layer is mounted, now if it was not; None if that cannot be, which is kept and said."""
+        failed = self._failures.get(number)
+        if failed is not None and self._clock() < failed[0] + RETRY_AFTER_S:
+            return None
+        try:
+            mounted = self._mount(number)
+        except (SnapshotterError, OSError) as error:
+            why = str(error) or type(error).__name__
+            if failed is None or failed[1] != why:
+                log.warning("layer %d has no EROFS mount and is served through FUSE: %s", number, why)
+            self._failures[number] = self._clock(), why
+            return None
+        self._failures.pop(number, None)
+        return mounted
+
+    def _mount(self, number: int) -> Path:
+        path = self._images.image_path(number)
+        if number not in self._mounts.numbers():
+            domain, size_of = self._images.size_in_layer(number)
+            if self._disputes(domain, size_of):
+                raise FormatError("it gives a file that containers use another size than their image does")
+            path = self._call(self._images.image, number, timeout_s=WRITE_TIMEOUT_S)
+        try:
+            return self._mounts.ensure(number, path)
+        except FormatError as error:
+            log.warning("layer %d: %s; its image is written again", number, error)
+        path = self._call(self._images.renew_image, number, timeout_s=WRITE_TIMEOUT_S)
+        return self._mounts.ensure(number, path)

@@ -88,7 +88,7 @@ def build_plane(
     mounts = ErofsMounts(config.run_dir / EROFS_MOUNTS, choice.backing or Backing.FILE)
     room.tidy_images()
     if choice.backing is None:
-        mounts.drop_all()
+        mounts.bring_back({})
         return fuse
     erofs = ErofsPlane(fuse, mounts, room, gate.disputes, call, config.root, session)
     erofs.bring_back(layer.number for layer in room.shelf.all())

@@ -26,7 +26,11 @@ BACKGROUND_RANGE = 16 << 20
 """Bytes that background fill asks for in one request."""
 
 GAP_MAX = 64 << 10
-"""Members already present are fetched again rather than split a range, if no more than this lies between."""
+"""Members already present are fetched again rather than split a range, if no more than this lies between, …"""
+
+GAP_SHARE = 32
+"""… and if one byte in so many is fetched twice at most: of a new version of an image few files are missing, and all of
+them lie between others."""
 
 QUEUE_MAX = 4096
 
@@ -228,18 +232,21 @@ class Fill:
             return False
 
     def _missing_runs(self, layer: Layer, end: int, range_max: int) -> Iterator[list[int]]:
-        """Runs of members with something missing, each at most `range_max` bytes of blob; small gaps are bridged."""
+        """Runs of members with something missing, each at most `range_max` bytes of blob; few small gaps are bridged."""
         run: list[int] = []
-        start = reach = 0
+        start = reach = wanted = bridged = 0
         for number in layer.index.members_between(0, end):
             if layer.member_stored(number):
                 continue
             member = layer.index.member(number)
-            if run and (member.blob_offset - reach > GAP_MAX or member.blob_end - start > range_max):
+            gap = member.blob_offset - reach if run else 0
+            wanted += member.blob_end - member.blob_offset
+            if run and (gap > GAP_MAX or (bridged + gap) * GAP_SHARE > wanted or member.blob_end - start > range_max):
                 yield run
-                run = []
+                run, gap = [], 0
             if not run:
                 start = member.blob_offset
+            bridged += gap
             run.append(number)
             reach = member.blob_end
         if run:

@@ -140,10 +140,14 @@ class Layer:
         """
         identity = self._identity(node)
         chunks = self.index.chunks(node, 0, identity.size)
+        offline = any(chunk.member < 0 for chunk in chunks)
         for _ in range(ATTEMPTS):
-            memory: dict[ChunkKey, bytes] = {}
-            if await trio.to_thread.run_sync(self.settle, node):
+            if self._store.has(self.domain, identity.digest, identity.size):
                 return True
+            # Only where there is something to settle: a hop to a thread costs as much as all the rest of this.
+            if (offline or self._store.unproven) and await trio.to_thread.run_sync(self.settle, node):
+                return True
+            memory: dict[ChunkKey, bytes] = {}
             await self._fetch(identity, chunks, memory)
             if memory:
                 return False

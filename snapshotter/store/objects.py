@@ -126,6 +126,11 @@ class ObjectStore:
         status = self._objects.status(domain, digest)
         return status is not None and status.st_size == size
 
+    @property
+    def unproven(self) -> int:
+        """How many objects await their proof; see `prove`."""
+        return self._tally.unproven
+
     def prove(self, domain: str, digest: bytes, size: int) -> bool:
         """Whether the object is here after all: one that a power loss may have torn is read, and kept if it is good.
 

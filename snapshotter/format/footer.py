@@ -17,7 +17,7 @@ Sources: stargz-snapshotter docs/estargz.md; containers/storage pkg/chunked; RFC
 
 import struct
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -71,6 +71,12 @@ STARGZ_SIZE = 47
 EXTERNAL_SIZE = 46
 SKIPPABLE_HEADER = 8
 
+NEAR = 8
+"""Layers whose sizes differ by no more than one part in so many may be versions of one."""
+SPARE = 32
+SPARE_MIN = 1024
+"""One byte in so many more than the TOC of the other version took, and at least so many."""
+
 TAIL_MIN = SKIPPABLE_HEADER + 64
 """Bytes of a blob's tail that always hold any footer whole."""
 
@@ -88,11 +94,17 @@ _CHECKSUM_KEYS = (
 _TYPE_CRFS = 1
 
 
-def first_tail_size(blob_size: int) -> int:
+def first_tail_size(blob_size: int, known: Iterable[tuple[int, int]] = ()) -> int:
     """Return how many bytes of the tail to ask for first, so that footer and TOC usually come in one answer.
 
-    TOCs take 0.2 to 3 % of their blob; a 64th of it, within 128 KiB and 4 MiB, holds most of them.
+    TOCs take 0.2 to 3 % of their blob; a 64th of it, within 128 KiB and 4 MiB, holds most of them. Closer is what `known`
+    says: (blob size, bytes from its TOC to its end) of other versions of the image, whose layer of nearly this size is
+    most likely the one before.
     """
+    near = [(abs(size - blob_size), tail) for size, tail in known if abs(size - blob_size) <= blob_size // NEAR]
+    if near:
+        tail = min(near)[1]
+        return min(blob_size, tail + max(tail // SPARE, SPARE_MIN) + TAIL_MIN)
     return min(blob_size, max(128 * KIB, min(4 * MIB, blob_size // 64)))
 
 

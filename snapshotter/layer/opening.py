@@ -74,7 +74,16 @@ def anchor_of(descriptor: Descriptor, label: str | None, *, allow_unverified: bo
 class Opener:
     """Fetches and checks TOCs. Used on the trio thread."""
 
-    def __init__(self, registry: Registry, pool: TocPool, root: Path, count_bytes: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        pool: TocPool,
+        root: Path,
+        count_bytes: Callable[[int], None],
+        known_tails: Callable[[str], list[tuple[int, int]]],
+    ) -> None:
+        """`known_tails` gives (blob size, bytes from TOC to end) of layers of a host and repository; it blocks."""
+        self._known_tails = known_tails
         self._registry = registry
         self._pool = pool
         self._root = root
@@ -113,7 +122,8 @@ class Opener:
 
     async def _footer_and_section(self, reference: Reference, descriptor: Descriptor, section: Path) -> Footer:
         blob = self._registry.blob(reference, descriptor.digest, descriptor.size)
-        tail_size = first_tail_size(descriptor.size)
+        known = await trio.to_thread.run_sync(self._known_tails, reference.name)
+        tail_size = first_tail_size(descriptor.size, known)
         tail_start = descriptor.size - tail_size
         tail = await blob.read_range(tail_start, tail_size)
         self._count_bytes(len(tail))

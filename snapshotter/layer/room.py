@@ -137,7 +137,7 @@ def assemble(
 
     fill = Fill(nursery, courier, flights, counters, config.fetch, note_progress, store.has_room)
     manifests = ManifestStore(registry, root / "manifests", local)
-    opener = Opener(registry, pool, root, count_opening)
+    opener = Opener(registry, pool, root, count_opening, state.tails)
     images = Images(
         nursery,
         manifests,

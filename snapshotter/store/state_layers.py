@@ -154,6 +154,16 @@ class LayerTable(StateDatabase):
             ).fetchall()
         return [LayerSource(row["reference"], row["manifest_digest"]) for row in rows]
 
+    def tails(self, name: str) -> list[tuple[int, int]]:
+        """(blob size, bytes from its TOC to its end) of the layers found in images of this host and repository."""
+        with self.read() as db:
+            rows = db.execute(
+                "SELECT DISTINCT blob_size, blob_size - toc_offset AS tail FROM layers JOIN layer_sources USING (number)"
+                " WHERE substr(reference, 1, ?) IN (?, ?)",
+                (len(name) + 1, f"{name}:", f"{name}@"),
+            ).fetchall()
+        return [(row["blob_size"], row["tail"]) for row in rows]
+
     def set_progress(self, number: int, *, prefetched: bool | None = None, complete: bool | None = None) -> None:
         """Note what of a layer is on this node; None leaves a mark as it is, a layer that is gone is passed over."""
         with self.write() as db:

@@ -204,3 +204,10 @@ def test_gzip_toc_over_the_limit_is_stopped(monkeypatch: pytest.MonkeyPatch) -> 
 def test_first_tail_is_a_64th_of_the_blob_within_bounds() -> None:
     sizes = (0, 1000, 1 << 20, 64 << 20, 1 << 33)
     assert [first_tail_size(size) for size in sizes] == [0, 1000, 128 << 10, 1 << 20, 4 << 20]
+
+
+def test_first_tail_of_another_version_of_a_layer_is_a_little_more_than_that_one_took() -> None:
+    known = [(10_000_000, 300_000), (11_200_000, 500_000), (50_000_000, 9)]
+    assert first_tail_size(10_100_000, known) == 300_000 + 300_000 // 32 + TAIL_MIN
+    assert first_tail_size(30_000_000, known) == first_tail_size(30_000_000)
+    assert first_tail_size(1000, [(1000, 900)]) == 1000

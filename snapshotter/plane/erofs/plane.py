@@ -123,22 +123,28 @@ class ErofsPlane:
         Raises:
             PlaneError: a link cannot be written.
         """
-        whole = self._fuse.lowerdirs(chain, extraction=extraction, room=room)
-        if extraction or all(lower.layer_number is None for lower in chain):
-            return whole
-        paths: list[str] = []
-        composed = False
+        lower_dirs = None if extraction else self._composed(chain)
+        if lower_dirs is not None:
+            options = ",".join((*lower_dirs.options, "lowerdir=" + ":".join(lower_dirs.paths)))
+            if len(options.encode()) <= room:
+                return lower_dirs
+            log.info("a chain of %d layers does not fit into mount options: served through FUSE", len(chain))
+        return self._fuse.lowerdirs(chain, extraction=extraction, room=room)
+
+    def _composed(self, chain: Sequence[LowerLayer]) -> LowerDirs | None:
+        """The chain with its EROFS mounts; None if it has not one."""
+        points = {
+            lower.layer_number: self._mount_point(lower.layer_number)
+            for lower in chain
+            if lower.layer_number is not None
+        }
+        if not any(points.values()):
+            return None
+        paths = []
         for lower in without_repeats(chain):
-            mount_point = None if lower.layer_number is None else self._mount_point(lower.layer_number)
-            composed = composed or mount_point is not None
-            paths.append(self._fuse.link(lower) if mount_point is None else str(mount_point))
-        if not composed:
-            return whole
-        lower_dirs = LowerDirs((*paths, *self._data), METACOPY_ON)
-        if len(",".join((*METACOPY_ON, "lowerdir=" + ":".join(lower_dirs.paths))).encode()) > room:
-            log.info("a chain of %d layers does not fit into mount options: served through FUSE", len(paths))
-            return whole
-        return lower_dirs
+            point = None if lower.layer_number is None else points[lower.layer_number]
+            paths.append(self._fuse.link(lower) if point is None else str(point))
+        return LowerDirs((*paths, *self._data), METACOPY_ON)
 
     def view_mount(self, layer: LowerLayer) -> tuple[str, str, tuple[str, ...]]:
         """(type, source, options) of a read-only mount of one layer alone: an overlay, since a bind would show zeros."""

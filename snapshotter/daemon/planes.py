@@ -51,7 +51,7 @@ async def serve_fuse(
     """
     connection = await trio.to_thread.run_sync(open_connection, config.run_dir / MOUNT_NAME)
     # The mount is a fresh one: the kernel knows no file of the gate.
-    await trio.to_thread.run_sync(state.forget_gate_files)
+    await trio.to_thread.run_sync(state.begin_mount)
     gate = Gate(room.contents, state, nursery, place)
     await gate.load()
     operations = LayerOperations(room.shelf, session, config.root, gate=gate)

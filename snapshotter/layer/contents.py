@@ -125,8 +125,9 @@ class Contents:
         except ValueError:
             return
         large = len(name) > DIGEST_DIGITS
+        # Both now: which layers are recent may change while one of them is waited for.
         recent = [self._shelf.get(number) for number in reversed(self._recent)]
-        others = (layer for layer in self._shelf.all() if layer.number not in self._recent)
+        others = [layer for layer in self._shelf.all() if layer.number not in self._recent]
         for layer in itertools.chain(recent, others):
             if layer is None or layer.released:
                 continue

@@ -42,20 +42,25 @@ def count_unproven(unproven: ObjectTree) -> int:
 
 
 def _move_uncovered(objects: ObjectTree, unproven: ObjectTree, db: CacheDB, domain: str, shard: str) -> int:
-    found = objects.shard(domain, shard)
-    if not found:
-        return 0
+    kept: dict[str, int] = {}
+    doubtful: list[bytes] = []
     covered = db.covered(domain, shard)
-    moved = 0
-    for digest, status in found:
-        if covered.get(digest) != (status.st_ino, status.st_mtime_ns):
-            _drop_large(objects, domain, shard, digest)
-            objects.move_to(unproven, domain, digest)
-            moved += 1
-    return moved
+    for digest, status in objects.shard(domain, shard):
+        if covered.get(digest) == (status.st_ino, status.st_mtime_ns):
+            kept[digest.hex()] = status.st_ino
+        else:
+            doubtful.append(digest)
+    for name in objects.large_names(domain, shard):
+        # Also one whose object somebody deleted: its bytes are as doubtful.
+        named = objects.named(domain, name)
+        if named is None or kept.get(name[:64]) != named.st_ino:
+            objects.unlink_named(domain, name)
+    for digest in doubtful:
+        objects.move_to(unproven, domain, digest)
+    return len(doubtful)
 
 
-def _drop_large(tree: ObjectTree, domain: str, shard: str, digest: bytes | None = None) -> None:
+def _drop_large(tree: ObjectTree, domain: str, shard: str) -> None:
     """Take the names by identity from large files: what awaits proof must not be found by them."""
-    for name in tree.large_names(domain, shard, digest):
+    for name in tree.large_names(domain, shard):
         tree.unlink_named(domain, name)

@@ -23,7 +23,7 @@ class GateTable(StateDatabase):
             return {row["name"]: row["number"] for row in db.execute("SELECT name, number FROM domains")}
 
     def gate_files(self) -> list[GateFile]:
-        """Every file that was given an inode since the last `forget_gate_files`."""
+        """Every file that was given an inode since the last `begin_mount`."""
         with self.read() as db:
             rows = db.execute("SELECT number, domain, name, size FROM gate_files").fetchall()
         return [GateFile(*row) for row in rows]
@@ -36,7 +36,13 @@ class GateTable(StateDatabase):
                 db.execute("INSERT INTO gate_files (domain, name, size) VALUES (?, ?, ?)", (domain, name, size))
             return GateFile(*db.execute(query, (domain, name)).fetchone())
 
-    def forget_gate_files(self) -> None:
-        """A fresh mount knows none of them; their numbers stay used."""
+    def begin_mount(self) -> None:
+        """A fresh mount knows no file and no domain: files go, and domains that layers have are numbered from 1 again.
+
+        Numbers of files stay used, those of domains need not: an inode number has room for few of them.
+        """
         with self.write() as db:
             db.execute("DELETE FROM gate_files")
+            db.execute("DELETE FROM domains")
+            db.execute("DELETE FROM sqlite_sequence WHERE name = 'domains'")
+            db.execute("INSERT INTO domains (name) SELECT DISTINCT domain FROM layers ORDER BY 1")

@@ -63,7 +63,7 @@ CREATE TABLE sessions (
 
 _REVISION_2 = """
 CREATE TABLE domains (
-    number          INTEGER PRIMARY KEY AUTOINCREMENT, -- part of the inode numbers of the gate's directories; never used twice
+    number          INTEGER PRIMARY KEY AUTOINCREMENT, -- part of the inode numbers of the gate's directories
     name            TEXT NOT NULL UNIQUE      -- sharing domain, as layers.domain has it
 );
 INSERT INTO domains (name) SELECT DISTINCT domain FROM layers ORDER BY 1;

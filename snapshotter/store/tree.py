@@ -171,8 +171,8 @@ class ObjectTree(DomainDirectories):
         return status if stat.S_ISREG(status.st_mode) else None
 
     def unlink_named(self, domain: str, name: str) -> None:
-        """Remove the file of this name; nothing happens if it is not there."""
-        with suppress(FileNotFoundError), self._shard(domain, name[:2]) as shard:
+        """Remove the file of this name; nothing happens if it is not there, or if that is a directory and none of ours."""
+        with suppress(FileNotFoundError, IsADirectoryError), self._shard(domain, name[:2]) as shard:
             os.unlink(name, dir_fd=shard)
 
     def large_names(self, domain: str, shard: str, digest: bytes | None = None) -> list[str]:

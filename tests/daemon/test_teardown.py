@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,10 @@ from snapshotter.config import Config
 from snapshotter.daemon import teardown as tearing
 from snapshotter.daemon.teardown import teardown, teardown_stopped
 from snapshotter.errors import StoreLocked
+from snapshotter.plane.erofs.mounting import Backing
 from snapshotter.service.control import TeardownView, UserView
 from snapshotter.store.lock import RootLock
+from tests.plane.conftest import Place, place_of
 
 USER = UserView("c1", "default", "/m", (7,))
 
@@ -24,6 +27,16 @@ def detached(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.setattr(tearing, "detach_ours", detach)
     monkeypatch.setattr(tearing, "find_users", lambda _run, _root: (USER,))
     return done
+
+
+@pytest.fixture(params=list(Backing))
+def layers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """A run directory in which two layers are mounted, and by somebody else something that is none."""
+    for made in place_of(tmp_path, request.param):
+        for number, image in made.images("a", "b").items():
+            made.mounts().ensure(number, image)
+        made.put("foreign")
+        yield made
 
 
 def test_users_keep_everything_in_place(tmp_path: Path, detached: list[Path]) -> None:
@@ -57,3 +70,36 @@ def test_nothing_there_is_nothing_to_do(tmp_path: Path) -> None:
     config = replace(Config(), root=tmp_path / "absent", run_dir=tmp_path / "absent-too")
     assert teardown_stopped(config, force=False) == TeardownView((), (), done=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_mounts_of_layers_are_taken_away_and_named(layers: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tearing, "find_users", lambda _run, _root: ())
+    named = tuple(str(layers.directory / name) for name in ("1", "2", "foreign"))
+    assert teardown(layers.folder, layers.folder / "root", force=False) == TeardownView((), named, done=True)
+    assert layers.standing() == {}
+    assert not layers.directory.exists()
+
+
+@pytest.mark.usefixtures("detached")
+def test_mounts_of_layers_stay_while_somebody_stands_on_them(layers: Place) -> None:
+    before = layers.standing()
+    assert len(before) == 3
+    assert teardown(layers.folder, layers.folder / "root", force=False).done is False
+    assert layers.standing() == before
+
+
+@pytest.mark.usefixtures("detached")
+def test_force_takes_the_mounts_of_layers_too(layers: Place) -> None:
+    names = ("fuse", "fuse", "e/1", "e/2", "e/foreign")
+    named = tuple(str(layers.folder / name) for name in names)
+    assert teardown(layers.folder, layers.folder / "root", force=True) == TeardownView((USER,), named, done=True)
+    assert layers.standing() == {}
+
+
+def test_layers_left_by_a_daemon_that_was_killed_are_taken_away_without_one(
+    layers: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tearing, "find_users", lambda _run, _root: ())
+    config = replace(Config(), root=layers.folder / "absent", run_dir=layers.folder)
+    assert len(teardown_stopped(config, force=False).unmounted) == 3
+    assert layers.standing() == {}

@@ -15,6 +15,7 @@ from snapshotter.layer.layer import Layer
 from snapshotter.layer.room import LayerRoom, assemble
 from snapshotter.request import LayerRequest
 from snapshotter.store.cache_db import CacheDB
+from snapshotter.store.identity import large_name
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.state import State
 from tests.doubles.layers import BuiltLayer
@@ -64,6 +65,17 @@ def find(layer: Layer, path: str) -> int:
     return node
 
 
+def content_name(layer: Layer, path: str) -> str:
+    """The name under which an overlay asks for a file's content."""
+    identity = layer.index.identity(find(layer, path))
+    return large_name(identity) if len(identity.chunks) > 1 else identity.digest.hex()
+
+
+def content_path(it: World, name: str, top: str = "objects", domain: str = "node") -> Path:
+    """Where an overlay looks for the content of that name."""
+    return it.root / top / it.store.place / domain / name[:2] / name
+
+
 def request(
     built: BuiltLayer,
     manifest_digest: str | None,
@@ -87,7 +99,9 @@ def request(
 
 
 @asynccontextmanager
-async def world(root: Path, registry: MemoryRegistry, config: Config = QUIET) -> AsyncIterator[World]:
+async def world(
+    root: Path, registry: MemoryRegistry, config: Config = QUIET, *, with_metadata_images: bool = False
+) -> AsyncIterator[World]:
     """A started room; everything is closed at the end."""
     config = replace(config, root=root)
     os.makedirs(root, exist_ok=True)
@@ -95,7 +109,15 @@ async def world(root: Path, registry: MemoryRegistry, config: Config = QUIET) ->
     store = ObjectStore(root, CacheDB(root / "cache.db"), config.cache)
     try:
         async with trio.open_nursery() as nursery:
-            room = assemble(nursery, config, root, state, store, registry)  # type: ignore[arg-type]
+            room = assemble(
+                nursery,
+                config,
+                root,
+                state,
+                store,
+                registry,  # type: ignore[arg-type]
+                with_metadata_images=with_metadata_images,
+            )
             await room.start(nursery)
             yield World(room, registry, state, store, root, nursery)
             nursery.cancel_scope.cancel()

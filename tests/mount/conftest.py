@@ -38,10 +38,10 @@ def child(code: str, *arguments: str | Path, user: int | None = None) -> Any:
     return json.loads(done.stdout)
 
 
-def start_child(code: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
+def start_child(code: str, *arguments: str | Path, stdin: int | None = None) -> subprocess.Popen[bytes]:
     """Start Python code in a fresh process."""
     command = [sys.executable, "-I", "-S", "-c", PRELUDE + code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 @dataclass

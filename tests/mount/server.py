@@ -1,4 +1,4 @@
-"""The process under test: a FUSE session over layers in memory, steered by lines on standard input.
+"""The process under test: a FUSE session over layers and a gate in memory, steered by lines on standard input.
 
     python -m tests.mount.server MOUNT_POINT STATE_DIR SESSION
 
@@ -17,11 +17,14 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, RequestContext
 
+from snapshotter.plane.erofs.gate import Gate
 from snapshotter.plane.fuse.inodes import Fixed, Numbers
 from snapshotter.plane.fuse.kernel import open_connection
 from snapshotter.plane.fuse.operations import LayerOperations
 from snapshotter.plane.fuse.session import FuseSession
+from tests.doubles.gate import MemoryNumbers
 from tests.mount import torture
+from tests.mount.gate_world import PLACE, MemoryContents
 from tests.mount.trees import MemoryLayer, MemoryShelf
 
 
@@ -29,10 +32,17 @@ class Counting(LayerOperations):
     """Counts the requests that reach it, by name."""
 
     counts: ClassVar[collections.Counter[str]] = collections.Counter()
+    waiting: ClassVar[collections.Counter[str]] = collections.Counter()
+    """Lookups that were not answered yet."""
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        self.counts[f"lookup {name.decode(errors='replace')}"] += 1
-        return await super().lookup(parent_inode, name, ctx)
+        text = name.decode(errors="replace")
+        self.counts[f"lookup {text}"] += 1
+        self.waiting[text] += 1
+        try:
+            return await super().lookup(parent_inode, name, ctx)
+        finally:
+            self.waiting[text] -= 1
 
     async def flush(self, fh: int) -> None:
         self.counts["flush"] += 1
@@ -40,9 +50,12 @@ class Counting(LayerOperations):
 
 
 class Server:
-    """A shelf, and the commands that change it."""
+    """A shelf and a gate, and the commands that change them."""
 
-    def __init__(self, session_number: int) -> None:
+    def __init__(self, session_number: int, state_dir: Path, nursery: trio.Nursery) -> None:
+        self.contents = MemoryContents(state_dir)
+        self.gate = Gate(self.contents, MemoryNumbers(), nursery, PLACE)
+        self.requests: collections.Counter[str] = collections.Counter()
         self.shelf = MemoryShelf()
         self.layers_inode = Numbers(session_number).of_fixed(Fixed.LAYERS)
         self.stuck: set[int] = set()
@@ -69,15 +82,42 @@ class Server:
                 return Counting.counts[" ".join(names)]
             case ["stuck"]:
                 return len(self.stuck)
+            case _:
+                return self._command_of_the_gate(words)
+        return None
+
+    def _command_of_the_gate(self, words: list[str]) -> Any:
+        match words:
+            case ["waiting", *names]:
+                return sum(Counting.waiting[name] for name in names or Counting.waiting)
+            case ["requests"]:
+                return sum(self.requests.values())
+            case ["reads"]:
+                return self.requests["read"]
+            case ["brought", path]:
+                return self.contents.brought[path]
+            case ["release", path]:
+                self.contents.released[path].set()
+            case ["whole-when-asked", path]:
+                self.contents.whole.add(path)
+            case ["whole", path]:
+                self.contents.whole.add(path)
+                self.contents.place(path)
+            case ["mend"]:
+                self.contents.mended = True
+            case ["patience", seconds]:
+                self.gate._patience_s = float(seconds)
         return None
 
 
 async def serve(mount_point: Path, state_dir: Path, session_number: int) -> None:
-    server = Server(session_number)
-    operations = Counting(server.shelf, session_number, state_dir)
-    session = FuseSession(open_connection(mount_point), operations, session_number, "test")
-    record = await session.handshake()
     async with trio.open_nursery() as nursery:
+        server = Server(session_number, state_dir, nursery)
+        await server.gate.load()
+        operations = Counting(server.shelf, session_number, state_dir, gate=server.gate)
+        server.requests = operations.requests
+        session = FuseSession(open_connection(mount_point), operations, session_number, "test")
+        record = await session.handshake()
         await nursery.start(session.serve)
         say({"ready": record.device})
         lines = trio.lowlevel.FdStream(sys.stdin.fileno())

@@ -11,6 +11,7 @@ ESTALE if that failed.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,8 +92,9 @@ class Unrecorded:
 
 @dataclass(slots=True)
 class _Delivery:
-    """A file on its way; `whole` once it is linked where overlays look next."""
+    """A file on its way; `whole` once it is linked where overlays look next. `began` by trio's clock."""
 
+    began: float = field(default_factory=trio.current_time)
     ended: trio.Event = field(default_factory=trio.Event)
     whole: bool = False
     error: SnapshotterError | None = None
@@ -185,10 +187,12 @@ class Gate:
         if delivery is None:
             delivery = self._deliveries[key] = _Delivery()
             self._nursery.start_soon(self._deliver, key, delivery)
-        await self._wait(delivery, pid, self._patience_s)
+        # From the delivery's beginning: of those who wait for one name the kernel lets one ask after the other, and each
+        # that was killed would have the next begin anew, whom meanwhile no signal reaches.
+        await self._wait(delivery, pid, delivery.began + self._patience_s)
         if not (delivery.ended.is_set() and (delivery.whole or delivery.error)) and self._contents.disputed(*key):
             # An inode needs a size, and one of the layers lies about it: only the content can tell.
-            await self._wait(delivery, pid, float("inf"))
+            await self._wait(delivery, pid, math.inf)
             delivery.error = delivery.error or StoreError(f"layers of this node disagree about the size of file {name}")
         if delivery.whole:
             return None
@@ -196,8 +200,7 @@ class Gate:
             raise delivery.error.with_traceback(None)
         return await self._give_inode(domain, name, size)
 
-    async def _wait(self, delivery: _Delivery, pid: int, patience_s: float) -> None:
-        deadline = trio.current_time() + patience_s
+    async def _wait(self, delivery: _Delivery, pid: int, deadline: float) -> None:
         while not delivery.ended.is_set() and (left := deadline - trio.current_time()) > 0:
             if self._killed(pid):
                 raise WaiterKilled(f"process {pid} was killed while it waited for a file")

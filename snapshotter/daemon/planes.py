@@ -13,6 +13,7 @@ from snapshotter.layer.room import LayerRoom
 from snapshotter.plane.erofs.gate import Gate
 from snapshotter.plane.erofs.mounting import Backing, ErofsMounts
 from snapshotter.plane.erofs.plane import ErofsPlane
+from snapshotter.plane.erofs.probing import clear_trial
 from snapshotter.plane.fuse.kernel import open_connection
 from snapshotter.plane.fuse.operations import LayerOperations
 from snapshotter.plane.fuse.plane import MOUNT_NAME, Call, FusePlane
@@ -88,6 +89,7 @@ def build_plane(
     mounts = ErofsMounts(config.run_dir / EROFS_MOUNTS, choice.backing or Backing.FILE)
     room.tidy_images()
     if choice.backing is None:
+        clear_trial(config.root, config.run_dir)
         mounts.bring_back({})
         return fuse
     erofs = ErofsPlane(fuse, mounts, room, gate.disputes, call, config.root, session)

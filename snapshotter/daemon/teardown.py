@@ -10,6 +10,7 @@ from snapshotter.daemon.planes import EROFS_MOUNTS
 from snapshotter.daemon.preflight import lock_run_dir
 from snapshotter.daemon.users import find_users
 from snapshotter.plane.erofs.mounting import Backing, ErofsMounts
+from snapshotter.plane.erofs.probing import clear_trial
 from snapshotter.plane.fuse.kernel import detach_ours
 from snapshotter.plane.mounts import mounts_below
 from snapshotter.service.control import TeardownView
@@ -33,6 +34,7 @@ def teardown(run_dir: Path, root: Path, *, force: bool) -> TeardownView:
         log.warning("layers are detached under %s (%s)", user.name, user.mountpoint)
     mountpoint = run_dir / "fuse"
     unmounted = (str(mountpoint),) * detach_ours(mountpoint)
+    clear_trial(root, run_dir)
     directory = run_dir / EROFS_MOUNTS
     if directory.is_dir():
         unmounted += tuple(str(directory / os.fsdecode(name)) for name in sorted(mounts_below(directory)))

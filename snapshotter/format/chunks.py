@@ -23,6 +23,7 @@ DRAFT = struct.Struct("<QIQQ32s")
 
 NOWHERE = (1 << 64) - 1
 
+_SOME_ZEROS = memoryview(bytes(1 << 20))
 _INNER_BITS = 34
 """Bits that an inner offset within its limit needs, with room."""
 
@@ -141,6 +142,27 @@ class ChunkTable:
         name = hashlib.blake2b(seed, digest_size=RAW_SIZE, person=_DERIVED).digest()
         return count, name, True
 
+    def settle_zeros(self) -> None:
+        """Compare what the TOC says of chunks of zeros with what zeros have, and give a digest to those without one.
+
+        Nothing is fetched for such a chunk, so nobody would notice later; and a chunk that differs from another image's
+        in nothing but this word would have its zeros taken for that one's bytes.
+
+        Raises:
+            FormatError: a digest that zeros do not have.
+        """
+        drafts = [
+            (row, size, digest)
+            for row, (_, size, at, _, digest) in enumerate(DRAFT.iter_unpack(self.rows))
+            if at == NOWHERE
+        ]
+        known = _digests_of_zeros({size for _, size, _ in drafts})
+        for row, size, digest in drafts:
+            if digest not in (NO_DIGEST, known[size]):
+                raise FormatError(f"the TOC says of a chunk that it is {size} zeros, and gives it another digest")
+            at = (row + 1) * DRAFT.size - RAW_SIZE
+            self.rows[at : at + RAW_SIZE] = known[size]
+
     def members(self, visible: Sequence[int]) -> "Members":
         """Lay out the members; `visible[row]` is the final number of a chunk, or -1 for one that nobody can see.
 
@@ -148,6 +170,19 @@ class ChunkTable:
             FormatError: chunks overlap in a member, or claim more than its bytes can unfold to.
         """
         return Members(self.rows, visible, self._bounds, self._options)
+
+
+def _digests_of_zeros(sizes: set[int]) -> dict[int, bytes]:
+    """The sha256 of so many zeros, for each size: one pass up to the largest, however many there are."""
+    hasher, done = hashlib.sha256(), 0
+    found = {}
+    for size in sorted(sizes):
+        while done < size:
+            step = min(len(_SOME_ZEROS), size - done)
+            hasher.update(_SOME_ZEROS[:step])
+            done += step
+        found[size] = hasher.copy().digest()
+    return found
 
 
 class Members:

@@ -10,7 +10,7 @@ Source: linux/fs/erofs (super.c, inode.c, dir.c, xattr.c, data.c).
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from snapshotter.errors import FormatError
 
@@ -72,18 +72,39 @@ def check_image(image: bytes) -> None:
     Raises:
         FormatError: it is torn or damaged, or no image of ours.
     """
-    if len(image) < BLOCK or len(image) % BLOCK or image[SUPER_OFFSET:CHECKSUM_AT] != MAGIC.to_bytes(4, "little"):
+    check_pieces((image,))
+
+
+def check_pieces(pieces: Iterable[bytes]) -> None:
+    """The same of an image that comes in pieces, the first of at least a block unless that is all.
+
+    Raises:
+        FormatError: as `check_image`.
+    """
+    hasher, size, head = hashlib.sha256(), 0, b""
+    for piece in pieces:
+        if not size:
+            head = piece[:BLOCK]
+        _hash(hasher, piece, size == 0)
+        size += len(piece)
+    if size < BLOCK or size % BLOCK or head[SUPER_OFFSET:CHECKSUM_AT] != MAGIC.to_bytes(4, "little"):
         raise FormatError("not an EROFS image, or torn")
-    if _fingerprint(image) != image[UUID_AT : UUID_AT + UUID_SIZE]:
+    if hasher.digest()[:UUID_SIZE] != head[UUID_AT : UUID_AT + UUID_SIZE]:
         raise FormatError("the EROFS image does not have the hash that it carries")
 
 
-def _fingerprint(image: bytes | bytearray) -> bytes:
-    """The hash of everything but itself and the superblock's checksum, which is taken last."""
-    with memoryview(image) as view:
-        hasher = hashlib.sha256(view[:CHECKSUM_AT])
-        hasher.update(view[CHECKSUM_AT + 4 : UUID_AT])
-        hasher.update(view[UUID_AT + UUID_SIZE :])
+def _hash(hasher: "hashlib._Hash", data: bytes | bytearray, first: bool) -> None:  # noqa: FBT001
+    """Add everything but the hash itself and the superblock's checksum, which is taken last."""
+    with memoryview(data) as view:
+        if first:
+            hasher.update(view[:CHECKSUM_AT])
+            hasher.update(view[CHECKSUM_AT + 4 : UUID_AT])
+        hasher.update(view[UUID_AT + UUID_SIZE if first else 0 :])
+
+
+def _fingerprint(image: bytearray) -> bytes:
+    hasher = hashlib.sha256()
+    _hash(hasher, image, first=True)
     return hasher.digest()[:UUID_SIZE]
 
 
@@ -104,6 +125,7 @@ class _Image:
         self._index = index
         self._place = place
         self._large = large
+        self._large_paths: dict[int, bytes] = {}
         self._path_size = len(place) + len("/ab/") + 2 * hashlib.sha256().digest_size
         self._large_path_size = 0 if large is None else len(large(FileIdentity(bytes(32), 0, (), derived=False)))
         self._nids = array("Q", bytes(8 * index.node_count))
@@ -186,7 +208,8 @@ class _Image:
     def _write_file(self, node: int, row: NodeRow) -> None:
         digest, _, known_by = self._index.content_in_row(row.digest_row)
         if self._large is not None and self._is_large(row):
-            path = self._large(self._index.identity(known_by))
+            path = self._large_paths.get(known_by) or self._large(self._index.identity(known_by))
+            self._large_paths[known_by] = path
         else:
             name = digest.hex().encode("ascii")
             path = b"%b/%b/%b" % (self._place, name[:2], name)

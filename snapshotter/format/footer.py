@@ -73,6 +73,8 @@ SKIPPABLE_HEADER = 8
 
 NEAR = 8
 """Layers whose sizes differ by no more than one part in so many may be versions of one."""
+KNOWN_MAX = 8 * MIB
+"""The first answer is held in memory, and what another version's footer said is a registry's word."""
 SPARE = 32
 SPARE_MIN = 1024
 """One byte in so many more than the TOC of the other version took, and at least so many."""
@@ -104,7 +106,7 @@ def first_tail_size(blob_size: int, known: Iterable[tuple[int, int]] = ()) -> in
     near = [(abs(size - blob_size), tail) for size, tail in known if abs(size - blob_size) <= blob_size // NEAR]
     if near:
         tail = min(near)[1]
-        return min(blob_size, tail + max(tail // SPARE, SPARE_MIN) + TAIL_MIN)
+        return min(blob_size, tail + max(tail // SPARE, SPARE_MIN) + TAIL_MIN, KNOWN_MAX)
     return min(blob_size, max(128 * KIB, min(4 * MIB, blob_size // 64)))
 
 

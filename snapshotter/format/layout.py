@@ -24,7 +24,7 @@ from typing import NamedTuple
 from .codec import Codec
 from .digest import Digest
 
-INDEX_REVISION = 1
+INDEX_REVISION = 2
 """Changes with every change of the layout or of the numbering."""
 
 MAGIC = b"lazyidx\x00"

@@ -84,6 +84,7 @@ class Tree:
             self._close_file()
             self._add(entry)
         self._close_file()
+        self.chunks.settle_zeros()
         self._resolve_links()
         for parent, name, node in self._whiteouts:
             self.children[parent].setdefault(name, node)

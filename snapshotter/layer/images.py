@@ -213,15 +213,9 @@ class Images:
         layer = await self._shelf.attach(record, source)
         self._fill.begin(layer)
         if self._with_metadata_images:
-            await self._write_metadata_image(record)
+            # Beside those of the image's other layers. The plane waits for it, and without it goes through FUSE.
+            self._shelf.metadata_images.begin(record)
         return layer
-
-    async def _write_metadata_image(self, record: LayerRecord) -> None:
-        """Write it beside those of the image's other layers; without it the layer is served through FUSE."""
-        try:
-            await self._shelf.metadata_images.ensure(record)
-        except (SnapshotterError, OSError) as error:
-            log.warning("layer %s: its EROFS image was not written: %s", record.layer_digest, error)
 
     async def _record(
         self, image: _Image, descriptor: Descriptor, anchor: Anchor, request: LayerRequest, domain: str

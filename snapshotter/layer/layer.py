@@ -178,11 +178,7 @@ class Layer:
         zeros = set(self.index.nodes_with_zeros())
         for _, _, node in self.index.digests():
             if node in zeros or self.index.chunk_count(node) > 1:
-                try:
-                    self.settle(node)
-                except FormatError as error:
-                    # Its TOC lies about zeros. Nothing can be fetched that would change it, and the others are good.
-                    log.warning("layer %s: %s", self.record.layer_digest, error)
+                self.settle(node)
 
     async def _assemble(
         self, identity: FileIdentity, chunks: Sequence[Chunk], offset: int, size: int, memory: dict[ChunkKey, bytes]

@@ -12,23 +12,39 @@ from pathlib import Path
 
 import trio
 
+from snapshotter.errors import PlaneError, SnapshotterError
 from snapshotter.format.erofs import EROFS_REVISION
 from snapshotter.layer.toc_pool import TocPool
 from snapshotter.layer.toc_worker import ImageJob
 from snapshotter.store.state import LayerRecord
 
+RETRY_AFTER_S = 60.0
+"""So long an image that could not be written is not tried again."""
+
 log = logging.getLogger(__name__)
 
 
 class MetadataImages:
-    """Used on the trio thread; `path` anywhere. `place` is the store's secret name, which redirects contain."""
+    """Used on the trio thread; `path` and `failure` anywhere. `place` is the store's secret name, which redirects contain.
 
-    def __init__(self, directory: Path, place: str, pool: TocPool, index_path: Callable[[LayerRecord], Path]) -> None:
+    Images are written in `nursery`: who does not want to wait any longer stops nobody's writing.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        directory: Path,
+        place: str,
+        pool: TocPool,
+        index_path: Callable[[LayerRecord], Path],
+    ) -> None:
+        self._nursery = nursery
         self._directory = directory
         self._place = place
         self._pool = pool
         self._index_path = index_path
         self._making: dict[Path, trio.Event] = {}
+        self._failed: dict[Path, tuple[float, SnapshotterError]] = {}
 
     def path(self, record: LayerRecord) -> Path:
         """Where the image of a layer lies, or would lie."""
@@ -36,30 +52,54 @@ class MetadataImages:
         index = self._index_path(record).stem  # with its revision: node numbers decide where inodes lie
         return self._directory / f"{index}-{where}.{EROFS_REVISION}.erofs"
 
-    async def ensure(self, record: LayerRecord, *, anew: bool = False) -> Path:
-        """Have the image on disk, written now if it is missing or `anew` is set.
+    def begin(self, record: LayerRecord, *, anew: bool = False) -> None:
+        """Have the image written if it is missing, or `anew`; not while it is, and not soon after that failed."""
+        path = self.path(record)
+        failed = self._failed.get(path)
+        if path in self._making or (failed is not None and trio.current_time() < failed[0] + RETRY_AFTER_S):
+            return
+        if anew or not path.exists():
+            self._making[path] = trio.Event()
+            self._nursery.start_soon(self._write, path, record)
+
+    async def ensure(self, record: LayerRecord) -> Path:
+        """Have the image on disk, written now if it is missing.
 
         Raises:
             SnapshotterError: the index is damaged, the disk is full, or the layer has what EROFS cannot hold.
         """
         path = self.path(record)
-        while (making := self._making.get(path)) is not None:
+        self.begin(record)
+        if (making := self._making.get(path)) is not None:
             await making.wait()
-            anew = False
-        if not anew and path.exists():
-            return path
-        self._making[path] = trio.Event()
+        if (failed := self._failed.get(path)) is not None:
+            raise failed[1].with_traceback(None)
+        return path
+
+    def failure(self, record: LayerRecord) -> str | None:
+        """Why the image of a layer could not be written the last time that was tried."""
+        failed = self._failed.get(self.path(record))
+        return str(failed[1]) if failed else None
+
+    async def _write(self, path: Path, record: LayerRecord) -> None:
+        job = ImageJob(str(self._index_path(record)), str(path), self._place, record.domain, record.layer_digest)
         try:
-            index = str(self._index_path(record))
-            await self._pool.run(ImageJob(index, str(path), self._place, record.domain, record.layer_digest))
+            await self._pool.run(job)
+            self._failed.pop(path, None)
+        except (SnapshotterError, OSError) as error:
+            self._note_failure(path, PlaneError(f"the EROFS image of layer {record.layer_digest}: {error}"))
         finally:
             self._making.pop(path).set()
-        return path
+
+    def _note_failure(self, path: Path, error: SnapshotterError) -> None:
+        log.warning("%s; the layer is served through FUSE", error)
+        self._failed[path] = trio.current_time(), error
 
     def drop(self, record: LayerRecord, left: Iterable[LayerRecord]) -> None:
         """Delete the image of a layer unless one of those left has the same. Blocking."""
         path = self.path(record)
         if all(self.path(other) != path for other in left):
+            self._failed.pop(path, None)
             path.unlink(missing_ok=True)
 
     def tidy(self, records: Iterable[LayerRecord]) -> None:

@@ -68,9 +68,13 @@ class LayerRoom:
         """Have a layer's EROFS image on disk. Raises SnapshotterError, NotFound."""
         return await self.shelf.metadata_images.ensure(self.shelf.record(number))
 
-    async def renew_image(self, number: int) -> Path:
-        """Write a layer's EROFS image again. Raises SnapshotterError, NotFound."""
-        return await self.shelf.metadata_images.ensure(self.shelf.record(number), anew=True)
+    async def begin_image(self, number: int, *, anew: bool) -> None:
+        """Have a layer's EROFS image written, without waiting for it. Raises NotFound."""
+        self.shelf.metadata_images.begin(self.shelf.record(number), anew=anew)
+
+    def image_failure(self, number: int) -> str | None:
+        """Why a layer's EROFS image could not be written; from any thread. Raises NotFound."""
+        return self.shelf.metadata_images.failure(self.shelf.record(number))
 
     def size_in_layer(self, number: int) -> tuple[str, Callable[[bytes], int | None]]:
         """A layer's sharing domain, and what gives the size of a small file by its digest. Raises NotFound."""
@@ -127,7 +131,7 @@ def assemble(
     courier = Courier(store, Gates(), counters, config.fetch.background_bandwidth)
     flights = Flights(nursery, courier, counters, OutagePolicy(config.fetch.outage_wait_s), config.fetch.demand_window)
     pool = TocPool(nursery, TOC_JOB_TIMEOUT_S)
-    shelf = Shelf(root, state, store, registry, flights, pool, counters)
+    shelf = Shelf(nursery, root, state, store, registry, flights, pool, counters)
 
     async def note_progress(number: int, *, complete: bool) -> None:
         shelf.note_progress(number, complete=complete)
@@ -150,4 +154,4 @@ def assemble(
         with_metadata_images=with_metadata_images,
     )
     housekeeping = Housekeeping(store, shelf, manifests, state, config.cache, counters)
-    return LayerRoom(shelf, images, fill, housekeeping, pool, Contents(shelf, store), counters, state)
+    return LayerRoom(shelf, images, fill, housekeeping, pool, Contents(shelf, store, counters), counters, state)

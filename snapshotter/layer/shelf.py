@@ -39,6 +39,7 @@ class Shelf:
 
     def __init__(
         self,
+        nursery: trio.Nursery,
         root: Path,
         state: State,
         store: ObjectStore,
@@ -52,7 +53,7 @@ class Shelf:
         self._store = store
         self._registry = registry
         self._pool = pool
-        self.metadata_images = MetadataImages(root / "erofs", store.place, pool, self.index_path)
+        self.metadata_images = MetadataImages(nursery, root / "erofs", store.place, pool, self.index_path)
         self._make = partial(Layer, store=store, flights=flights, counters=counters, siblings=self, disk=DiskReads())
         self._layers: dict[int, Layer] = {}
         self._broken: dict[int, str] = {}

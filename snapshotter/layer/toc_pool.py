@@ -53,8 +53,8 @@ class TocPool:
             if not line:
                 raise NotLazy(
                     Reason.TOC_INVALID,
-                    f"reading the TOC of layer {job.layer_digest} took more than {self._timeout_s:.0f} s or its "
-                    "worker died (out of memory?)",
+                    f"reading the TOC of layer {job.layer_digest}, or writing its image, took more than "
+                    f"{self._timeout_s:.0f} s or its worker died (out of memory?)",
                 )
             done = msgspec.json.decode(line, type=Done)
             if done.heavy or self._idle:

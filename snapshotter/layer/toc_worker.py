@@ -190,7 +190,7 @@ def answer(line: bytes) -> Done:
     except FileNotFoundError as error:
         return Done(reason=Reason.DISK, message=f"a file that was kept for it is gone: {error.filename}")
     except OSError as error:
-        return Done(reason=Reason.DISK, message=f"keeping the TOC failed: {error}")
+        return Done(reason=Reason.DISK, message=f"writing its index or image failed: {error}")
     except MemoryError:
         return Done(reason=Reason.LIMIT, message="the TOC needs more memory than the node gives", heavy=True)
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from snapshotter.errors import StoreError, StoreFull
 
@@ -108,6 +109,7 @@ def hash_range(fd: int, offset: int, size: int, hasher: "hashlib._Hash | None" =
     return hasher.digest()
 
 
+@lru_cache(maxsize=256)
 def hash_zeros(size: int) -> bytes:
     """sha256 of `size` zero bytes."""
     hasher = hashlib.sha256()

@@ -37,12 +37,12 @@ class GateTable(StateDatabase):
             return GateFile(*db.execute(query, (domain, name)).fetchone())
 
     def begin_mount(self) -> None:
-        """A fresh mount knows no file and no domain: files go, and domains that layers have are numbered from 1 again.
+        """A fresh mount knows no file and no domain: files go, domains that layers have stay, and numbers begin anew.
 
-        Numbers of files stay used, those of domains need not: an inode number has room for few of them.
+        Inode numbers have room for few domains, and for files of one mount only.
         """
         with self.write() as db:
             db.execute("DELETE FROM gate_files")
             db.execute("DELETE FROM domains")
-            db.execute("DELETE FROM sqlite_sequence WHERE name = 'domains'")
+            db.execute("DELETE FROM sqlite_sequence WHERE name IN ('domains', 'gate_files')")
             db.execute("INSERT INTO domains (name) SELECT DISTINCT domain FROM layers ORDER BY 1")

@@ -68,7 +68,7 @@ CREATE TABLE domains (
 );
 INSERT INTO domains (name) SELECT DISTINCT domain FROM layers ORDER BY 1;
 CREATE TABLE gate_files (                     -- files that the gate serves through FUSE, in the session that runs
-    number          INTEGER PRIMARY KEY AUTOINCREMENT, -- part of their inode numbers; never used twice
+    number          INTEGER PRIMARY KEY AUTOINCREMENT, -- part of their inode numbers; used once a mount
     domain          TEXT NOT NULL,            -- sharing domain of the layers that name it
     name            TEXT NOT NULL,            -- hex of its digest; for a large file also of its identity
     size            INTEGER NOT NULL,         -- bytes, as the kernel was told

@@ -69,10 +69,10 @@ class HeldContents:
     reads: list[tuple[str, int, int]] = field(default_factory=list)
     arrived: dict[str, trio.Event] = field(default_factory=lambda: defaultdict(trio.Event))
 
-    def size(self, domain: str, name: str) -> int | None:
+    async def size(self, domain: str, name: str) -> int | None:
         return self.sizes[name][0] if domain == DOMAIN and name in self.sizes else None
 
-    def disputed(self, domain: str, name: str) -> bool:
+    async def disputed(self, domain: str, name: str) -> bool:
         return len(set(self.sizes[name])) > 1
 
     async def bring(self, domain: str, name: str) -> bool:
@@ -85,7 +85,7 @@ class HeldContents:
             raise outcome
         return outcome
 
-    async def read(self, domain: str, name: str, offset: int, size: int) -> bytes:
+    async def read(self, domain: str, name: str, file_size: int, offset: int, size: int) -> bytes:
         self.reads.append((name, offset, size))
         await trio.lowlevel.checkpoint()
-        return bytes(min(size, self.sizes[name][0] - offset))
+        return bytes(min(size, file_size - offset))

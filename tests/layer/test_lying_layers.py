@@ -80,8 +80,8 @@ def test_each_name_gives_the_bytes_of_its_own_layer(tmp_path: Path, liar_first: 
             contents, truth, lie = it.room.contents, content_name(one, "x"), content_name(other, "x")
             # By turns, so that parts of both are on the disk.
             for offset in range(0, len(TRUE) - CHUNK, CHUNK):
-                assert await contents.read(DOMAIN, lie, offset, CHUNK) == FALSE[offset : offset + CHUNK]
-                assert await contents.read(DOMAIN, truth, offset, CHUNK) == TRUE[offset : offset + CHUNK]
+                assert await contents.read(DOMAIN, lie, len(TRUE), offset, CHUNK) == FALSE[offset : offset + CHUNK]
+                assert await contents.read(DOMAIN, truth, len(TRUE), offset, CHUNK) == TRUE[offset : offset + CHUNK]
 
     run(main)
 
@@ -95,18 +95,18 @@ def test_where_the_honest_registry_fails_its_file_is_an_error_and_never_the_othe
         async with world(tmp_path / "root", MemoryRegistry()) as it:
             one, other = await both(it, liar_first=liar_first)
             contents, truth, lie = it.room.contents, content_name(one, "x"), content_name(other, "x")
-            assert await contents.read(DOMAIN, lie, 0, len(FALSE)) == FALSE
+            assert await contents.read(DOMAIN, lie, len(TRUE), 0, len(FALSE)) == FALSE
             if read_first:
-                await contents.read(DOMAIN, truth, 0, read_first)
+                await contents.read(DOMAIN, truth, len(TRUE), 0, read_first)
             del it.registry.blobs[one.record.layer_digest]
             for offset in range(200_000, len(TRUE), CHUNK):
                 with pytest.raises(SnapshotterError):
-                    await contents.read(DOMAIN, truth, offset, CHUNK)
+                    await contents.read(DOMAIN, truth, len(TRUE), offset, CHUNK)
                 with pytest.raises(SnapshotterError):
                     await it.read(one, "x", offset, CHUNK)
-            assert await contents.read(DOMAIN, truth, 0, read_first) == TRUE[:read_first]
+            assert await contents.read(DOMAIN, truth, len(TRUE), 0, read_first) == TRUE[:read_first]
             assert not await contents.bring(DOMAIN, truth)
-            assert await contents.read(DOMAIN, lie, 0, len(FALSE)) == FALSE
+            assert await contents.read(DOMAIN, lie, len(TRUE), 0, len(FALSE)) == FALSE
 
     run(main)
 
@@ -117,7 +117,7 @@ def test_a_lie_never_becomes_a_file_that_the_kernel_finds(tmp_path: Path, liar_f
         async with world(tmp_path / "root", MemoryRegistry()) as it:
             one, other = await both(it, liar_first=liar_first)
             contents, truth, lie = it.room.contents, content_name(one, "x"), content_name(other, "x")
-            await contents.read(DOMAIN, lie, 0, len(FALSE))
+            await contents.read(DOMAIN, lie, len(TRUE), 0, len(FALSE))
             assert not await contents.bring(DOMAIN, lie)
             assert it.store.counters.mismatches == 1
             for name in (truth, lie, DIGEST.hex()):
@@ -134,12 +134,12 @@ def test_once_the_true_file_is_whole_both_names_lead_to_it(tmp_path: Path, liar_
         async with world(tmp_path / "root", MemoryRegistry()) as it:
             one, other = await both(it, liar_first=liar_first)
             contents, truth, lie = it.room.contents, content_name(one, "x"), content_name(other, "x")
-            await contents.read(DOMAIN, lie, 0, 100_000)
-            await contents.read(DOMAIN, truth, 0, len(TRUE))
+            await contents.read(DOMAIN, lie, len(TRUE), 0, 100_000)
+            await contents.read(DOMAIN, truth, len(TRUE), 0, len(TRUE))
             for name in (truth, lie):
                 assert await contents.bring(DOMAIN, name)
                 assert content_path(it, name).read_bytes() == TRUE
-                assert await contents.read(DOMAIN, name, 50_000, 10) == TRUE[50_000:50_010]
+                assert await contents.read(DOMAIN, name, len(TRUE), 50_000, 10) == TRUE[50_000:50_010]
 
     run(main)
 

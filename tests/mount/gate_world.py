@@ -98,11 +98,11 @@ class MemoryContents:
         self.mended = False
         self.brought: Counter[str] = Counter()
 
-    def size(self, domain: str, name: str) -> int | None:
+    async def size(self, domain: str, name: str) -> int | None:
         path = self._paths.get(name) if domain == DOMAIN else None
         return None if path is None else len(built().files[path])
 
-    def disputed(self, domain: str, name: str) -> bool:
+    async def disputed(self, domain: str, name: str) -> bool:
         return False
 
     async def bring(self, domain: str, name: str) -> bool:
@@ -118,7 +118,7 @@ class MemoryContents:
             os.link(place_in(self._state_dir, "objects", name), late)
         return True
 
-    async def read(self, domain: str, name: str, offset: int, size: int) -> bytes:
+    async def read(self, domain: str, name: str, file_size: int, offset: int, size: int) -> bytes:
         path = self._paths[name]
         await self._arrive(path)
         return built().files[path][offset : offset + size]

@@ -11,7 +11,6 @@ ESTALE if that failed.
 """
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +19,15 @@ from typing import Final, Protocol
 import trio
 
 from snapshotter.errors import SnapshotterError, StoreError, WaiterKilled
+from snapshotter.plane.fuse.complaints import Complaints
 from snapshotter.plane.fuse.inodes import GATE_FILE
 
 PATIENCE_S: Final = 1.5
 KILL_CHECK_S: Final = 0.25
 """House, trap 9: the kernel does not say that the process which waits in a lookup was killed."""
+
+DISPUTE_S: Final = 30.0
+"""So long a file waits for its content where layers disagree about its size; another waiter for it cannot be killed then."""
 
 SIGKILL_BIT: Final = 1 << 8
 
@@ -34,17 +37,17 @@ log = logging.getLogger(__name__)
 class Contents(Protocol):
     """What the gate needs of the layer room; used on the trio thread."""
 
-    def size(self, domain: str, name: str) -> int | None:
+    async def size(self, domain: str, name: str) -> int | None:
         """Bytes of a file, as a layer says that names it; None if none does."""
 
-    def disputed(self, domain: str, name: str) -> bool:
+    async def disputed(self, domain: str, name: str) -> bool:
         """Whether layers give it different sizes: one of them lies."""
 
     async def bring(self, domain: str, name: str) -> bool:
         """Have a file linked where overlays look last; False if it is only to be had in parts. Raises SnapshotterError."""
 
-    async def read(self, domain: str, name: str, offset: int, size: int) -> bytes | bytearray:
-        """At most `size` verified bytes; fewer only at the end. Raises SnapshotterError."""
+    async def read(self, domain: str, name: str, file_size: int, offset: int, size: int) -> bytes | bytearray:
+        """At most `size` verified bytes of a file with `file_size`; fewer only at its end. Raises SnapshotterError."""
 
 
 class GateFile(Protocol):
@@ -129,6 +132,7 @@ class Gate:
         self._by_number: dict[int, GateFile] = {}
         self._deliveries: dict[tuple[str, str], _Delivery] = {}
         self._unrecorded = GATE_FILE
+        self._complaints = Complaints()
 
     async def load(self) -> None:
         """Take over what is recorded. Raises StoreError."""
@@ -155,7 +159,7 @@ class Gate:
         file = self._by_number.get(number)
         if file is None:
             raise StoreError(f"file {number} of the gate is not known to this daemon")
-        return await self._contents.read(file.domain, file.name, offset, size)
+        return await self._contents.read(file.domain, file.name, file.size, offset, size)
 
     def disputes(self, domain: str, size_of: Callable[[bytes], int | None]) -> bool:
         """Whether a layer gives a small file another size than the kernel was told; from any thread.
@@ -180,7 +184,7 @@ class Gate:
         key = domain, name
         if (known := self._files.get(key)) is not None:
             return known
-        size = self._contents.size(domain, name)
+        size = await self._contents.size(domain, name)
         if size is None:
             raise StoreError(f"no layer on this node names file {name}")
         delivery = self._deliveries.get(key)
@@ -190,10 +194,12 @@ class Gate:
         # From the delivery's beginning: of those who wait for one name the kernel lets one ask after the other, and each
         # that was killed would have the next begin anew, whom meanwhile no signal reaches.
         await self._wait(delivery, pid, delivery.began + self._patience_s)
-        if not (delivery.ended.is_set() and (delivery.whole or delivery.error)) and self._contents.disputed(*key):
+        undecided = not (delivery.whole or delivery.error)
+        if undecided and await self._contents.disputed(*key):
             # An inode needs a size, and one of the layers lies about it: only the content can tell.
-            await self._wait(delivery, pid, math.inf)
-            delivery.error = delivery.error or StoreError(f"layers of this node disagree about the size of file {name}")
+            await self._wait(delivery, pid, delivery.began + DISPUTE_S)
+            if not (delivery.whole or delivery.error):
+                raise _dispute(name)
         if delivery.whole:
             return None
         if delivery.error is not None:
@@ -224,12 +230,14 @@ class Gate:
         try:
             made = await trio.to_thread.run_sync(self._numbers.add_gate_file, domain, name, size)
         except StoreError as error:
-            log.warning("file %s is served under a number that is not recorded: %s", name, error)
+            self._complaints.about("recording the number of a file that is served through FUSE", error)
             if (known := self._files.get((domain, name))) is not None:
                 return known
             # From the top: never a number that the state gives.
             self._unrecorded -= 1
             made = Unrecorded(self._unrecorded, domain, name, size)
+        if (domain, name) not in self._files and await self._contents.disputed(domain, name):
+            raise _dispute(name)  # a layer that came meanwhile
         return self._remember(made)
 
     def _remember(self, file: GateFile) -> GateFile:
@@ -241,6 +249,13 @@ class Gate:
     async def _load_domains(self) -> None:
         self._domains = await trio.to_thread.run_sync(self._numbers.domains)
         self._domain_names = {number: name for name, number in self._domains.items()}
+
+
+def _dispute(name: str) -> StoreError:
+    return StoreError(
+        f"images of this node disagree about the size of file {name}, and it could not be fetched to tell which is right; "
+        "try again, or remove the image that you trust less"
+    )
 
 
 def is_killed(pid: int, proc: Path = Path("/proc")) -> bool:

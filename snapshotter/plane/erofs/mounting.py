@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from snapshotter.errors import FormatError, PlaneError, StoreError
-from snapshotter.format.erofs import check_image
+from snapshotter.format.erofs import check_pieces
 from snapshotter.plane.erofs.loop import loop_device
 from snapshotter.plane.mounts import (
     MS_NODEV,
@@ -30,6 +30,7 @@ from snapshotter.plane.mounts import (
     mounts_below,
 )
 
+PIECE: Final = 1 << 20
 FS_TYPE: Final = "erofs"
 FLAGS: Final = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
 """A file opened through an overlay goes by the overlay's own flags, whatever those of its layers (tested with set-uid
@@ -242,17 +243,16 @@ def explain(error: OSError) -> str:
 
 
 def _check(image: Path) -> None:
-    """Raises FormatError, StoreError."""
+    """Read the whole image, in pieces, and compare it with its hash. Raises FormatError, StoreError."""
     try:
-        content = image.read_bytes()
+        with image.open("rb", buffering=0) as file:
+            check_pieces(iter(lambda: file.read(PIECE), b""))
+    except FormatError as error:
+        raise FormatError(f"{image}: {error}") from error
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EIO):  # to be had again by writing it again
             raise FormatError(f"cannot read the image {image}: {error.strerror}") from error
         raise StoreError(f"cannot read the image {image}: {error.strerror}") from error
-    try:
-        check_image(content)
-    except FormatError as error:
-        raise FormatError(f"{image}: {error}") from error
 
 
 def _is_mount_of(mount: Mount, image: Path) -> bool:

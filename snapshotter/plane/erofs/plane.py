@@ -11,10 +11,11 @@ Called from gRPC threads, like the fuse plane that it stands on.
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from snapshotter.errors import FormatError, SnapshotterError
+from snapshotter.errors import FormatError, PlaneError, SnapshotterError
 from snapshotter.plane.erofs.mounting import ErofsMounts
 from snapshotter.plane.fuse.operations import FAIL_NAME, GATE_NAME
 from snapshotter.plane.fuse.plane import MOUNT_NAME, Call, FusePlane
@@ -24,9 +25,11 @@ from snapshotter.request import AttachedLayer, LayerRequest, LowerDirs, LowerLay
 OBJECTS, GATE, LATE, FAIL = "objects", "gate", "late", "fail"
 """Links in `<run>/l` to the data-only directories."""
 
-WRITE_TIMEOUT_S: Final = 60.0
+IMAGE_WAIT_S: Final = 15.0
+"""So long a pull waits for a layer's image; after that the layer goes through FUSE until the image is there."""
+CALL_TIMEOUT_S: Final = 30.0
 RETRY_AFTER_S: Final = 60.0
-"""So long a layer whose image could not be written or mounted is served through FUSE without another attempt."""
+"""So long a layer that could not be mounted is served through FUSE without another attempt."""
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,11 @@ class Images(Protocol):
     async def image(self, number: int) -> Path:
         """Have the image on disk. Raises SnapshotterError."""
 
-    async def renew_image(self, number: int) -> Path:
-        """Write the image again, since it is damaged. Raises SnapshotterError."""
+    async def begin_image(self, number: int, *, anew: bool) -> None:
+        """Have the image written, `anew` if it is damaged, without waiting for it. Raises NotFound."""
+
+    def image_failure(self, number: int) -> str | None:
+        """Why it could not be written the last time; from any thread. Raises NotFound."""
 
     def size_in_layer(self, number: int) -> tuple[str, Callable[[bytes], int | None]]:
         """A layer's sharing domain, and what gives the size of a file by its digest; from any thread. Raises NotFound."""
@@ -89,17 +95,20 @@ class ErofsPlane:
     def bring_back(self, numbers: Iterable[int]) -> None:
         """Mount every layer whose image is on disk, and take away what else is mounted; at the start. No network.
 
-        A layer without an image gets one when it is first named.
+        Images that are missing or damaged are written while the daemon serves already.
         """
         wanted = {number: self._images.image_path(number) for number in numbers}
         self._mounts.bring_back(wanted)
-        for number, path in wanted.items():
-            if path.exists():
-                self._mount_point(number)
+        for number in wanted:
+            self._mount_point(number)
 
     def attach(self, request: LayerRequest) -> AttachedLayer:
         """Resolve, check, record and mount one layer. Raises NotLazy."""
         layer = self._fuse.attach(request)
+        try:
+            self._call(self._images.image, layer.number, timeout_s=IMAGE_WAIT_S)
+        except (SnapshotterError, TimeoutError) as error:
+            log.info("layer %d is served through FUSE for now: %s", layer.number, error)
         self._mount_point(layer.number)
         return layer
 
@@ -110,8 +119,12 @@ class ErofsPlane:
     def release(self, number: int) -> None:
         """Drop a layer that no snapshot names any more, and its mount."""
         self._fuse.release(number)
-        self._mounts.drop(number)
         self._failures.pop(number, None)
+        try:
+            self._mounts.drop(number)
+        except PlaneError as error:
+            # Its record is gone, so that nobody would ask again; the next start takes the mount away.
+            log.warning("layer %d stays mounted until the next start: %s", number, error)
 
     def lowerdirs(self, chain: Sequence[LowerLayer], *, extraction: bool, room: int) -> LowerDirs:
         """EROFS mounts and links for `lowerdir=`, topmost first, then the data-only directories.
@@ -167,31 +180,43 @@ class ErofsPlane:
         return {number: why for number, (_, why) in tuple(self._failures.items())}
 
     def _mount_point(self, number: int) -> Path | None:
-        """Where a layer is mounted, now if it was not; None if that cannot be, which is kept and said."""
+        """Where a layer is mounted, now if it was not; None if that cannot be, which is kept and said.
+
+        Never waits for an image: an RPC of containerd stands here.
+        """
+        if (point := self._mounts.mounted(number)) is not None:
+            return point
         failed = self._failures.get(number)
         if failed is not None and self._clock() < failed[0] + RETRY_AFTER_S:
             return None
         try:
-            mounted = self._mount(number)
-        except (SnapshotterError, OSError) as error:
-            why = str(error) or type(error).__name__
+            point = self._mount(number)
+            why = None if point else self._images.image_failure(number)
+        except (SnapshotterError, OSError, MemoryError) as error:
+            point, why = None, str(error) or type(error).__name__
+        if why is None:
+            self._failures.pop(number, None)
+        else:
             if failed is None or failed[1] != why:
                 log.warning("layer %d has no EROFS mount and is served through FUSE: %s", number, why)
             self._failures[number] = self._clock(), why
-            return None
-        self._failures.pop(number, None)
-        return mounted
+        return point
 
-    def _mount(self, number: int) -> Path:
+    def _mount(self, number: int) -> Path | None:
+        """Mount the image if it is there and good, else have it written. Raises SnapshotterError, OSError."""
         path = self._images.image_path(number)
-        if number not in self._mounts.numbers():
-            domain, size_of = self._images.size_in_layer(number)
-            if self._disputes(domain, size_of):
-                raise FormatError("it gives a file that containers use another size than their image does")
-            path = self._call(self._images.image, number, timeout_s=WRITE_TIMEOUT_S)
+        domain, size_of = self._images.size_in_layer(number)
+        if self._disputes(domain, size_of):
+            raise FormatError(
+                "its image gives a file another size than one that containers use already; remove the image that you "
+                "trust less"
+            )
+        if not path.exists():
+            self._call(partial(self._images.begin_image, anew=False), number, timeout_s=CALL_TIMEOUT_S)
+            return None
         try:
             return self._mounts.ensure(number, path)
         except FormatError as error:
-            log.warning("layer %d: %s; its image is written again", number, error)
-        path = self._call(self._images.renew_image, number, timeout_s=WRITE_TIMEOUT_S)
-        return self._mounts.ensure(number, path)
+            log.warning("layer %d: %s; it is written again", number, error)
+            self._call(partial(self._images.begin_image, anew=True), number, timeout_s=CALL_TIMEOUT_S)
+            return None

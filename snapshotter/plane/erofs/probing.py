@@ -64,6 +64,12 @@ def probe(root: Path, run_dir: Path, call: MountCall = call_mount) -> Probe:
     return Probe(works=True, backing=backing, reason=reason)
 
 
+def clear_trial(root: Path, run_dir: Path) -> None:
+    """Take away what a trial left that was killed, where none follows it."""
+    if (run_dir / MOUNTS_NAME).exists() or (root / TREE_NAME).exists():
+        _Trial(root, run_dir, call_mount).clear()
+
+
 def _try(root: Path, run_dir: Path, call: MountCall) -> tuple[Backing, str]:
     trial = _Trial(root, run_dir, call)
     trial.clear()

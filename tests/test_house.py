@@ -46,6 +46,7 @@ DOORS = (
     # A task of the node's nursery as those above are; and a layer that must not keep the daemon from starting.
     PACKAGE / "layer" / "housekeeping.py",
     PACKAGE / "layer" / "shelf.py",
+    PACKAGE / "layer" / "metadata_images.py",
     PACKAGE / "plane" / "erofs" / "gate.py",
 )
 # Never leaves its room: it says "try again" to the loop that catches it.

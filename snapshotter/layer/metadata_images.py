@@ -37,7 +37,10 @@ class MetadataImages:
         place: str,
         pool: TocPool,
         index_path: Callable[[LayerRecord], Path],
+        attached: Callable[[], Iterable[LayerRecord]],
     ) -> None:
+        """`attached` gives the layers that there are at this moment."""
+        self._attached = attached
         self._nursery = nursery
         self._directory = directory
         self._place = place
@@ -59,6 +62,7 @@ class MetadataImages:
         if path in self._making or (failed is not None and trio.current_time() < failed[0] + RETRY_AFTER_S):
             return
         if anew or not path.exists():
+            self._failed.pop(path, None)
             self._making[path] = trio.Event()
             self._nursery.start_soon(self._write, path, record)
 
@@ -83,17 +87,26 @@ class MetadataImages:
 
     async def _write(self, path: Path, record: LayerRecord) -> None:
         job = ImageJob(str(self._index_path(record)), str(path), self._place, record.domain, record.layer_digest)
+        failure: SnapshotterError | None = None
         try:
             await self._pool.run(job)
-            self._failed.pop(path, None)
         except (SnapshotterError, OSError) as error:
-            self._note_failure(path, PlaneError(f"the EROFS image of layer {record.layer_digest}: {error}"))
+            failure = PlaneError(f"the EROFS image of layer {record.layer_digest}: {error}")
+        except Exception as error:
+            # The nursery is the node's: a fault with one image must not end every mount.
+            log.exception("layer %s: writing its EROFS image failed", record.layer_digest)
+            failure = PlaneError(f"the EROFS image of layer {record.layer_digest}: internal error {error!r}")
         finally:
-            self._making.pop(path).set()
+            self._end(path, failure)
 
-    def _note_failure(self, path: Path, error: SnapshotterError) -> None:
-        log.warning("%s; the layer is served through FUSE", error)
-        self._failed[path] = trio.current_time(), error
+    def _end(self, path: Path, failure: SnapshotterError | None) -> None:
+        """Wake who waits; of a layer that was removed meanwhile nothing stays."""
+        if all(self.path(record) != path for record in self._attached()):
+            path.unlink(missing_ok=True)
+        elif failure is not None:
+            log.warning("%s; the layer is served through FUSE", failure)
+            self._failed[path] = trio.current_time(), failure
+        self._making.pop(path).set()
 
     def drop(self, record: LayerRecord, left: Iterable[LayerRecord]) -> None:
         """Delete the image of a layer unless one of those left has the same. Blocking."""

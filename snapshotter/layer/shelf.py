@@ -53,7 +53,14 @@ class Shelf:
         self._store = store
         self._registry = registry
         self._pool = pool
-        self.metadata_images = MetadataImages(nursery, root / "erofs", store.place, pool, self.index_path)
+        self.metadata_images = MetadataImages(
+            nursery,
+            root / "erofs",
+            store.place,
+            pool,
+            self.index_path,
+            lambda: [layer.record for layer in self._layers.values()],
+        )
         self._make = partial(Layer, store=store, flights=flights, counters=counters, siblings=self, disk=DiskReads())
         self._layers: dict[int, Layer] = {}
         self._broken: dict[int, str] = {}

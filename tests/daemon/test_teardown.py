@@ -8,7 +8,8 @@ from snapshotter.config import Config
 from snapshotter.daemon import teardown as tearing
 from snapshotter.daemon.teardown import teardown, teardown_stopped
 from snapshotter.errors import StoreLocked
-from snapshotter.plane.erofs.mounting import Backing
+from snapshotter.plane.erofs.mounting import Backing, mount_image
+from snapshotter.plane.mounts import call_mount, mounts_below
 from snapshotter.service.control import TeardownView, UserView
 from snapshotter.store.lock import RootLock
 from tests.plane.conftest import Place, place_of
@@ -103,3 +104,18 @@ def test_layers_left_by_a_daemon_that_was_killed_are_taken_away_without_one(
     config = replace(Config(), root=layers.folder / "absent", run_dir=layers.folder)
     assert len(teardown_stopped(config, force=False).unmounted) == 3
     assert layers.standing() == {}
+
+
+def test_what_a_killed_trial_of_the_erofs_plane_left_is_taken_away(
+    layers: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tearing, "find_users", lambda _run, _root: ())
+    root, trial = layers.folder / "root", layers.folder / "p"
+    (root / "probe/1").mkdir(parents=True)
+    (trial / "e").mkdir(parents=True)
+    (trial / "m").mkdir()
+    mount_image(layers.image("a"), trial / "e", layers.how, call_mount)
+    assert teardown(layers.folder, root, force=False).done
+    assert mounts_below(layers.folder) == {}
+    assert not trial.exists()
+    assert list(root.iterdir()) == []

@@ -1,14 +1,17 @@
 """Chunks: coverage of their file, place in the blob, digests, members."""
 
 import hashlib
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from snapshotter.errors import FormatError
+from snapshotter.format import chunks
 from snapshotter.format.digest import raw
 from snapshotter.format.footer import Flavor
-from snapshotter.format.index import Index
+from snapshotter.format.index import Index, build_index
 from snapshotter.format.limits import CHUNK_SIZE, FILE_SIZE
 from tests.doubles.layers import BuiltLayer, Entry, file, layer, sha256
 
@@ -199,6 +202,91 @@ def test_zeros_are_chunks_without_a_member() -> None:
     index = built.index()
     assert [chunk.member for chunk in index.chunks(built.node("f"), 0, len(data))] == [0, -1, 1]
     assert index.member_count == 3
+
+
+def zeros_of(*sizes: int, digests: Mapping[int, str] | None = None, **more: Any) -> BuiltLayer:
+    """A layer of one file for each size, called by it: one byte, then so many zeros, whose chunk digest may be given."""
+
+    def edit(toc: dict[str, Any]) -> None:
+        rows = []
+        for row in toc["entries"]:
+            size = int(row["name"])
+            rows.append(row | {"size": 1 + size, "chunkSize": 1, "digest": sha256(row["name"].encode())})
+            zeros = {"name": row["name"], "type": "chunk", "chunkOffset": 1, "chunkSize": size, "chunkType": "zeros"}
+            digest = (digests or {}).get(size)
+            rows.append(zeros | ({"chunkDigest": digest} if digest else {}))
+        toc["entries"] = rows
+
+    return layer(*(file(str(size), b"a") for size in sizes), edit=edit, **more)
+
+
+@pytest.mark.parametrize("digest", [sha256(b"x"), sha256(bytes(99)), sha256(b"")])
+@pytest.mark.parametrize("allow_unverified", [False, True])
+def test_zeros_with_a_digest_that_zeros_do_not_have_are_format_error(digest: str, allow_unverified: bool) -> None:
+    with pytest.raises(FormatError, match="it is 100 zeros, and gives it another digest"):
+        zeros_of(7, 100, digests={100: digest}).index(allow_unverified=allow_unverified)
+
+
+def test_one_chunk_of_data_that_is_called_zeros_is_format_error() -> None:
+    with pytest.raises(FormatError, match="it is 4096 zeros"):
+        edited((1, "chunkType", "zeros")).index()
+    with pytest.raises(FormatError, match="it is 4 zeros"):
+        edited((0, "chunkType", "zeros"), (0, "chunkDigest", None), data=b"data").index()
+
+
+def test_a_replaced_file_may_not_lie_about_zeros_either() -> None:
+    def lie(toc: dict[str, Any]) -> None:
+        toc["entries"][0]["chunkType"] = "zeros"
+
+    with pytest.raises(FormatError, match="another digest"):
+        layer(file("f", b"old"), file("f", b"new"), edit=lie).index()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_zeros_have_the_digest_of_zeros_whether_the_toc_gives_it_or_not(given: bool) -> None:
+    sizes = 100, 1, (1 << 20) + 1, 4096, 100_000
+    true = {size: sha256(bytes(size)) for size in sizes}
+    built = zeros_of(*sizes, digests=true if given else None)
+    index = built.index()
+    assert index.verified
+    for size in sizes:
+        (first, zeros) = index.chunks(built.node(str(size)), 0, 1 + size)
+        assert (first.digest, zeros.digest, zeros.member) == (raw(sha256(b"a")), raw(true[size]), -1)
+
+
+def test_what_is_said_of_zeros_without_a_digest_makes_the_same_identity() -> None:
+    """Two images of one file share it, though the maker of one left out what everybody knows."""
+    true = {100: sha256(bytes(100))}
+    identities = {zeros_of(100, digests=given).index().identity(1) for given in (true, None)}
+    assert len(identities) == 1
+
+
+def test_zeros_of_however_many_sizes_are_hashed_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = 0
+
+    class Counting:
+        def __init__(self) -> None:
+            self.real = hashlib.sha256()
+
+        def update(self, data: bytes) -> None:
+            nonlocal hashed
+            hashed += len(data)
+            self.real.update(data)
+
+        def copy(self) -> Any:
+            return self.real.copy()
+
+    sizes = [*range(1, 400), 5 << 20, (5 << 20) + 3]
+    built = zeros_of(*sizes)
+    options, toc = built.options(), built.toc_json
+    with monkeypatch.context() as patch:
+        patch.setattr(chunks, "hashlib", SimpleNamespace(sha256=Counting, blake2b=hashlib.blake2b))
+        index = Index(build_index(toc, options), "of a test")
+    assert hashed == max(sizes)
+    for size in (1, 399, 5 << 20, (5 << 20) + 3):
+        node = index.lookup(0, str(size).encode())
+        assert node is not None
+        assert index.chunks(node, 1, size)[0].digest == raw(sha256(bytes(size)))
 
 
 def test_unknown_chunk_type_is_format_error() -> None:

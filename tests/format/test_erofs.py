@@ -54,8 +54,9 @@ def _edit(toc: dict[str, Any], sizes: Mapping[str, int], piece: int) -> None:
         rows.append(row)
         size = sizes.get(row["name"], 0)
         if size:
-            row |= {"size": size, "digest": f"sha256:{hashlib.sha256(b'%d' % size).hexdigest()}", "chunkType": "zeros"}
-            row["chunkSize"] = min(size, piece)
+            row |= {"size": size, "chunkSize": min(size, piece), "chunkType": "zeros"}
+        if size > piece:
+            row["digest"] = f"sha256:{hashlib.sha256(b'%d' % size).hexdigest()}"
         for start in range(piece, size, piece):
             more = {"chunkOffset": start, "chunkSize": min(size - start, piece), "chunkType": "zeros"}
             rows.append({"name": row["name"], "type": "chunk", **more})

@@ -4,22 +4,24 @@ import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
 
-from snapshotter.errors import NotFound, SnapshotterError
+from snapshotter.errors import SnapshotterError
 from snapshotter.format.erofs import check_image, write_image
 from snapshotter.format.index import Index
 from snapshotter.layer.layer import Layer
-from snapshotter.layer.metadata_images import MetadataImages
+from snapshotter.layer.metadata_images import RETRY_AFTER_S, MetadataImages
 from snapshotter.layer.toc_pool import TocPool
-from snapshotter.layer.toc_worker import ImageJob
+from snapshotter.layer.toc_worker import ImageJob, Job
 from snapshotter.store.identity import ContentPaths
 from tests.doubles.layers import BuiltLayer, dir, file, layer, symlink
 from tests.doubles.memory_registry import MemoryRegistry
-from tests.layer.world import World, content_name, find, run, world
+from tests.layer.world import World, content_name, run, world
 
 BUILT = layer(dir("d"), file("d/small", b"text"), file("large", bytes(range(256)) * 400), chunk_size=40_000)
 
@@ -44,6 +46,12 @@ def images(it: World) -> MetadataImages:
 
 def on_disk(it: World) -> set[Path]:
     return set((it.root / "erofs").iterdir())
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """So much time goes by at once, for those who wait before they try again."""
+    now = trio.current_time
+    monkeypatch.setattr(trio, "current_time", lambda: now() + seconds)
 
 
 async def pull(it: World, built: BuiltLayer = BUILT) -> Layer:
@@ -79,7 +87,7 @@ def test_a_path_says_everything_that_the_bytes_depend_on(tmp_path: Path) -> None
             shelf = it.room.shelf
 
             def path(place: str = "_aaaaaaaaaaaaa", **changes: object) -> Path:
-                made = MetadataImages(it.root / "erofs", place, it.room.pool, shelf.index_path)
+                made = MetadataImages(it.nursery, it.root / "erofs", place, it.room.pool, shelf.index_path, list)
                 return made.path(replace(record, **changes))  # type: ignore[arg-type]
 
             paths = [
@@ -102,12 +110,13 @@ def test_who_asks_at_the_same_time_waits_for_one_image(tmp_path: Path, jobs: Cou
         async with world(tmp_path / "root", MemoryRegistry()) as it:
             one, found = await pull(it), list[Path]()
 
-            async def ask(*, anew: bool) -> None:
-                found.append(await images(it).ensure(one.record, anew=anew))
+            async def ask() -> None:
+                found.append(await images(it).ensure(one.record))
 
             async with trio.open_nursery() as nursery:
                 for number in range(20):
-                    nursery.start_soon(lambda number=number: ask(anew=number % 5 == 0))  # type: ignore[misc]
+                    nursery.start_soon(ask)
+                    images(it).begin(one.record, anew=number % 5 == 0)
             path = images(it).path(one.record)
             assert found == [path] * 20
             assert jobs == {str(path): 1}
@@ -115,7 +124,7 @@ def test_who_asks_at_the_same_time_waits_for_one_image(tmp_path: Path, jobs: Cou
     run(main)
 
 
-def test_a_damaged_image_is_written_anew(tmp_path: Path, jobs: Counter[str]) -> None:
+def test_a_damaged_image_is_written_anew_for_who_says_so(tmp_path: Path, jobs: Counter[str]) -> None:
     async def main() -> None:
         async with world(tmp_path / "root", MemoryRegistry()) as it:
             one = await pull(it)
@@ -124,7 +133,8 @@ def test_a_damaged_image_is_written_anew(tmp_path: Path, jobs: Counter[str]) -> 
             with held:
                 path.write_bytes(sound[:-1] + b"x")
                 assert await it.room.image(one.number) == path
-                assert await it.room.renew_image(one.number) == path
+                await it.room.begin_image(one.number, anew=True)
+                assert await it.room.image(one.number) == path
                 assert path.read_bytes() == sound
                 # Another file: what is mounted from the damaged one is left alone.
                 assert os.fstat(held.fileno()).st_ino != path.stat().st_ino
@@ -134,7 +144,20 @@ def test_a_damaged_image_is_written_anew(tmp_path: Path, jobs: Counter[str]) -> 
     run(main)
 
 
-def test_a_damaged_index_is_an_error_and_leaves_no_image(tmp_path: Path) -> None:
+def test_who_waits_no_longer_stops_nobodys_writing(tmp_path: Path, jobs: Counter[str]) -> None:
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry()) as it:
+            one = await pull(it)
+            with trio.CancelScope() as impatient:
+                impatient.cancel()
+                await it.room.image(one.number)
+            path = await it.room.image(one.number)
+            assert (path.exists(), impatient.cancelled_caught, jobs) == (True, True, {str(path): 1})
+
+    run(main)
+
+
+def test_a_damaged_index_is_an_error_and_leaves_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with world(tmp_path / "root", MemoryRegistry()) as it:
             one = await pull(it)
@@ -143,19 +166,24 @@ def test_a_damaged_index_is_an_error_and_leaves_no_image(tmp_path: Path) -> None
             index.unlink()
             index.write_bytes(sound[:-7])
             for _ in range(2):
-                with pytest.raises(SnapshotterError):
+                with pytest.raises(SnapshotterError, match=f"the EROFS image of layer {one.record.layer_digest}"):
                     await it.room.image(one.number)
                 assert on_disk(it) == set()
             index.unlink()
+            later(monkeypatch, RETRY_AFTER_S)
             with pytest.raises(SnapshotterError):
                 await it.room.image(one.number)
             index.write_bytes(sound)
+            later(monkeypatch, RETRY_AFTER_S)
             check_image((await it.room.image(one.number)).read_bytes())
+            assert it.room.image_failure(one.number) is None
 
     run(main)
 
 
-def test_who_waited_for_an_image_that_failed_tries_for_himself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_failed_is_not_tried_again_soon_and_all_who_wait_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
         async with world(tmp_path / "root", MemoryRegistry()) as it:
             one, real = await pull(it), TocPool.run
@@ -170,19 +198,28 @@ def test_who_waited_for_an_image_that_failed_tries_for_himself(tmp_path: Path, m
 
             async def ask() -> None:
                 try:
-                    check_image((await it.room.image(one.number)).read_bytes())
+                    await it.room.image(one.number)
                 except SnapshotterError as error:
                     told.append(str(error))
 
             monkeypatch.setattr(TocPool, "run", failing_once)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(ask)
-                await failing.wait()
-                nursery.start_soon(ask)
+                for _ in range(2):
+                    nursery.start_soon(ask)
+                    await failing.wait()
                 await trio.testing.wait_all_tasks_blocked()
                 go_on.set()
-            assert told == ["the first one fails"]
-            assert on_disk(it) == {it.room.image_path(one.number)}
+            why = f"the EROFS image of layer {one.record.layer_digest}: the first one fails"
+            later(monkeypatch, RETRY_AFTER_S - 5)
+            await it.room.begin_image(one.number, anew=True)
+            await ask()
+            assert told == [why] * 3
+            assert it.room.image_failure(one.number) == why
+            assert on_disk(it) == set()
+            later(monkeypatch, 5)
+            await ask()
+            assert (len(told), it.room.image_failure(one.number)) == (3, None)
+            check_image(it.room.image_path(one.number).read_bytes())
 
     run(main)
 
@@ -219,7 +256,10 @@ def test_each_domain_has_an_image_of_its_own(tmp_path: Path) -> None:
         async with world(tmp_path / "root", MemoryRegistry()) as it:
             one = await pull(it)
             here = await images(it).ensure(one.record)
-            there = await images(it).ensure(replace(one.record, domain="other"))
+            other = replace(one.record, domain="other")
+            it.room.shelf._layers[99] = cast("Any", SimpleNamespace(record=other))
+            there = await images(it).ensure(other)
+            del it.room.shelf._layers[99]
             assert here.read_bytes() != there.read_bytes()
             assert f"/{it.store.place}/other/".encode() in there.read_bytes()
 
@@ -250,18 +290,38 @@ def test_a_start_takes_away_what_no_layer_has(tmp_path: Path) -> None:
 # --- with a pull
 
 
-def test_a_pull_has_the_images_of_all_layers_when_it_returns(tmp_path: Path, jobs: Counter[str]) -> None:
+def test_a_pull_begins_the_images_of_all_layers(tmp_path: Path, jobs: Counter[str]) -> None:
     built = [BUILT, layer(symlink("l", "x")), layer(dir("e"))]
 
     async def main() -> None:
         async with world(tmp_path / "root", MemoryRegistry(), with_metadata_images=True) as it:
             layers = await it.pull(*built)
             paths = {it.room.image_path(each.number) for each in layers}
-            assert on_disk(it) == paths
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(jobs) == len(built)
+            # What the plane does with each before it answers.
+            assert {await it.room.image(each.number) for each in layers} == paths == on_disk(it)
             for path in paths:
                 check_image(path.read_bytes())
             assert await it.pull(*built, tag="2") == layers
             assert jobs == {str(path): 1 for path in paths}
+
+    run(main)
+
+
+def test_a_pull_waits_for_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry(), with_metadata_images=True) as it:
+            real = TocPool.run
+
+            async def without_images(pool: TocPool, job: Job | ImageJob) -> object:
+                if isinstance(job, ImageJob):
+                    await trio.sleep_forever()
+                return await real(pool, job)
+
+            monkeypatch.setattr(TocPool, "run", without_images)
+            one = await pull(it)
+            assert (it.room.image_failure(one.number), on_disk(it)) == (None, set())
 
     run(main)
 
@@ -276,7 +336,7 @@ def test_a_pull_on_the_other_plane_writes_no_images(tmp_path: Path) -> None:
 
 
 def test_an_image_that_cannot_be_written_does_not_fail_the_pull(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
         async with world(tmp_path / "root", MemoryRegistry(), with_metadata_images=True) as it:
@@ -288,10 +348,11 @@ def test_an_image_that_cannot_be_written_does_not_fail_the_pull(
                 await it.room.image(one.number)
             (it.root / "erofs").unlink()
             (it.root / "erofs").mkdir()
+            later(monkeypatch, RETRY_AFTER_S)
             check_image((await it.room.image(one.number)).read_bytes())
 
     run(main)
-    assert "its EROFS image was not written" in caplog.text
+    assert caplog.text.count("the layer is served through FUSE") == 1
 
 
 def test_an_image_outlives_a_restart_and_needs_no_network(tmp_path: Path, jobs: Counter[str]) -> None:
@@ -299,7 +360,7 @@ def test_an_image_outlives_a_restart_and_needs_no_network(tmp_path: Path, jobs: 
 
     async def main() -> None:
         async with world(tmp_path / "root", registry, with_metadata_images=True) as it:
-            path = it.room.image_path((await pull(it)).number)
+            path = await it.room.image((await pull(it)).number)
         registry.blobs.clear()
         registry.manifests.clear()
         async with world(tmp_path / "root", registry, with_metadata_images=True) as it:
@@ -310,34 +371,5 @@ def test_an_image_outlives_a_restart_and_needs_no_network(tmp_path: Path, jobs: 
             assert Index.open(it.room.shelf.index_path(one.record)).node_count == one.index.node_count
             check_image((await it.room.image(one.number)).read_bytes())
         assert jobs == {str(path): 2}
-
-    run(main)
-
-
-def test_the_size_of_a_small_file_is_what_its_layer_says(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with world(tmp_path / "root", MemoryRegistry()) as it:
-            one = await pull(it)
-            domain, size_of = it.room.size_in_layer(one.number)
-            assert domain == "node"
-            assert size_of(one.index.digest(find(one, "d/small"))) == 4
-            # Of a large file the name says the size.
-            assert size_of(one.index.digest(find(one, "large"))) is None
-            assert size_of(bytes(32)) is None
-
-    run(main)
-
-
-def test_a_layer_that_is_not_attached_has_no_image(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with world(tmp_path / "root", MemoryRegistry()) as it:
-            one = await pull(it)
-            await it.room.release(one.number)
-            for ask in (it.room.image_path, it.room.size_in_layer):
-                with pytest.raises(NotFound, match="not attached"):
-                    ask(one.number)
-            for wish in (it.room.image, it.room.renew_image):
-                with pytest.raises(NotFound, match="not attached"):
-                    await wish(one.number)
 
     run(main)

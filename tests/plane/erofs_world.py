@@ -21,13 +21,15 @@ COMPOSED = ("metacopy=on", "redirect_dir=on")
 
 @dataclass
 class Images:
-    """Images of layers as files. `faults` are raised instead of writing one."""
+    """Images of layers as files. Those that were begun are there after `finish`; `faults` keep one from being written."""
 
     folder: Path
     written: list[int] = field(default_factory=list)
-    renewed: list[int] = field(default_factory=list)
-    faults: dict[int, Exception] = field(default_factory=dict)
+    begun: list[tuple[int, bool]] = field(default_factory=list)
+    """Number, and whether it was to be written anew."""
+    faults: dict[int, SnapshotterError] = field(default_factory=dict)
     unknown: set[int] = field(default_factory=set)
+    _failures: dict[int, str] = field(default_factory=dict)
 
     def image_path(self, number: int) -> Path:
         if number in self.unknown:
@@ -35,17 +37,37 @@ class Images:
         return self.folder / f"{number}.erofs"
 
     async def image(self, number: int) -> Path:
-        if number in self.faults:
-            raise self.faults[number]
         path = self.image_path(number)
         if not path.exists():
-            self.written.append(number)
-            path.touch()
+            self._write(number)
+        if number in self.faults:
+            raise self.faults[number]
         return path
 
-    async def renew_image(self, number: int) -> Path:
-        self.renewed.append(number)
-        return self.image_path(number)
+    async def begin_image(self, number: int, *, anew: bool) -> None:
+        self.image_path(number)
+        self.begun.append((number, anew))
+
+    def image_failure(self, number: int) -> str | None:
+        return self._failures.get(number)
+
+    def finish(self) -> None:
+        """Write what was begun, or fail."""
+        while self.begun:
+            self._write(self.begun.pop(0)[0])
+
+    def have(self, *numbers: int) -> None:
+        """Layers of which the images lie on the disk already."""
+        for number in numbers:
+            self.image_path(number).touch()
+
+    def _write(self, number: int) -> None:
+        if number in self.faults:
+            self._failures[number] = str(self.faults[number])
+            return
+        self._failures.pop(number, None)
+        self.written.append(number)
+        self.image_path(number).touch()
 
     def size_in_layer(self, number: int) -> tuple[str, Callable[[bytes], int | None]]:
         return f"domain-of-{number}", {bytes(32): number}.get
@@ -53,16 +75,20 @@ class Images:
 
 @dataclass
 class Mounts:
-    """Mounts that need no kernel. `faults` are raised by attempts to mount, one each."""
+    """Mounts that need no kernel. `faults` are raised by attempts to mount, one each; `stuck` when one is dropped."""
 
     directory: Path
     standing: dict[int, Path] = field(default_factory=dict)
     faults: dict[int, list[SnapshotterError]] = field(default_factory=dict)
     tried: Counter[int] = field(default_factory=Counter)
     dropped: list[int] = field(default_factory=list)
+    stuck: dict[int, SnapshotterError] = field(default_factory=dict)
 
     def numbers(self) -> set[int]:
         return set(self.standing)
+
+    def mounted(self, number: int) -> Path | None:
+        return self.directory / str(number) if number in self.standing else None
 
     def ensure(self, number: int, image: Path) -> Path:
         if self.standing.get(number) != image:
@@ -78,13 +104,18 @@ class Mounts:
         return self.numbers()
 
     def drop(self, number: int) -> None:
+        if number in self.stuck:
+            raise self.stuck[number]
         self.standing.pop(number, None)
         self.dropped.append(number)
 
 
 @dataclass
 class World:
-    """The plane and what it stands on. `disputed` layers contradict what the gate has told."""
+    """The plane and what it stands on. `disputed` layers contradict what the gate has told.
+
+    Where it is `slow`, nobody gets an image by waiting for it.
+    """
 
     run: Path
     root: Path
@@ -93,6 +124,8 @@ class World:
     disputed: set[int] = field(default_factory=set)
     invalidated: list[bytes] = field(default_factory=list)
     slow: bool = False
+    waits: list[float] = field(default_factory=list)
+    """How long the plane would have waited for images."""
 
     def __post_init__(self) -> None:
         self.root.mkdir(exist_ok=True)
@@ -111,8 +144,11 @@ class World:
         return self.root / f"snapshots/{snapshot_id}/fs"
 
     def call(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts, timeout_s: float) -> T:
-        if self.slow and cast(Any, function).__name__ == "image":
-            raise TimeoutError(f"no answer within {timeout_s:g} s")
+        if cast(object, function) == self.images.image:
+            self.waits.append(timeout_s)
+            if self.slow:
+                self.images.begun.append((cast(Any, args)[0], False))
+                raise TimeoutError(f"no answer within {timeout_s:g} s")
         return call(function, *args, timeout_s=timeout_s)
 
     def disputes(self, domain: str, size_of: Callable[[bytes], int | None]) -> bool:

@@ -1,5 +1,6 @@
 """The erofs plane as the service uses it: which paths an overlay gets, and what becomes of a layer without a mount."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -7,19 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from snapshotter.errors import FormatError, NotLazy, PlaneError, Reason
-from snapshotter.plane.erofs.plane import RETRY_AFTER_S
+from snapshotter.errors import FormatError, NotLazy, PlaneError
+from snapshotter.plane.erofs.plane import IMAGE_WAIT_S, RETRY_AFTER_S
 from snapshotter.request import LowerLayer
 from snapshotter.service.mounts import room_for_lower
 from tests.plane.erofs_world import COMPOSED, ROOM, World
 from tests.plane.test_plane import SESSION, request
+
+ON_DISK = 2, 3, 4, 5
+"""Layers whose images are there from the beginning."""
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     run = tmp_path / "run"
     run.mkdir()
-    return World(run, tmp_path / "root")
+    made = World(run, tmp_path / "root")
+    made.images.have(*ON_DISK)
+    return made
 
 
 @pytest.fixture
@@ -102,6 +108,7 @@ def test_128_layers_fit_one_page_of_mount_options(short: World, between: bool) -
     snapshot = Path("/var/lib/estargz/snapshots/99999")
     room = room_for_lower(upper=snapshot / "fs", work=snapshot / "work")
     chain = [LowerLayer(99_000 + n, None if between and n % 2 else 99_000 + n) for n in range(128)]
+    short.images.have(*(layer.layer_number for layer in chain if layer.layer_number is not None))
     paths = short.paths(*chain, room=room)
     assert paths[-8:] == short.data
     assert len(paths) == 128 + 8
@@ -132,18 +139,20 @@ def test_an_attached_layer_is_mounted_at_once(world: World) -> None:
     assert attached.number == 7
     assert world.plane.describe(7) == attached
     assert world.mounts.standing == {7: world.root / "7.erofs"}
+    assert (world.images.written, world.waits) == ([7], [IMAGE_WAIT_S])
 
 
 def test_a_layer_that_cannot_be_lazy_is_not_mounted(world: World) -> None:
     with pytest.raises(NotLazy):
         world.plane.attach(request(-1))
-    assert (world.mounts.tried, world.plane.failures()) == ({}, {})
+    assert (world.mounts.tried, world.plane.failures(), world.waits) == ({}, {}, [])
 
 
 def test_a_layer_that_is_mounted_is_not_mounted_again(world: World) -> None:
+    world.plane.attach(request(7))
     for _ in range(3):
-        world.paths(LowerLayer(12, 3))
-    assert (world.mounts.tried, world.images.written) == ({3: 1}, [3])
+        world.paths(LowerLayer(12, 7))
+    assert (world.mounts.tried, world.images.written, world.images.begun) == ({7: 1}, [7], [])
 
 
 def test_a_layer_without_a_mount_is_served_through_fuse_among_the_others(
@@ -181,19 +190,60 @@ def test_a_failed_mount_is_tried_again_after_a_while(world: World, caplog: pytes
     assert world.plane.failures() == {}
 
 
-@pytest.mark.parametrize("fault", [NotLazy(Reason.DISK, "the disk is full"), OSError("no worker can be started")])
-def test_a_layer_whose_image_cannot_be_written_is_served_through_fuse(world: World, fault: Exception) -> None:
-    world.images.faults[7] = fault
+def test_a_layer_whose_image_cannot_be_written_is_served_through_fuse(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.images.faults[7] = PlaneError("the disk is full")
     assert world.plane.attach(request(7)).number == 7
-    assert world.paths(LowerLayer(12, 7), LowerLayer(11, 2)) == (world.link(12), world.e(2), *world.data)
-    assert world.plane.failures() == {7: str(fault)}
+    for _ in range(3):
+        assert world.paths(LowerLayer(12, 7), LowerLayer(11, 2)) == (world.link(12), world.e(2), *world.data)
+    assert world.plane.failures() == {7: "the disk is full"}
     assert world.mounts.tried == {2: 1}
+    assert caplog.text.count("has no EROFS mount") == 1
+    del world.images.faults[7]
+    world.now += RETRY_AFTER_S
+    assert world.paths(LowerLayer(12, 7)) == (world.link(12),)
+    world.images.finish()
+    world.now += RETRY_AFTER_S
+    assert world.paths(LowerLayer(12, 7)) == (world.e(7), *world.data)
+    assert world.plane.failures() == {}
 
 
-def test_a_layer_whose_image_takes_too_long_is_served_through_fuse(world: World) -> None:
+def test_an_image_that_cannot_be_written_in_the_background_is_said_at_the_next_use(world: World) -> None:
+    world.images.faults[7] = PlaneError("the disk is full")
+    assert world.paths(LowerLayer(12, 7)) == (world.link(12),)
+    assert world.plane.failures() == {}
+    world.images.finish()
+    assert world.paths(LowerLayer(12, 7)) == (world.link(12),)
+    assert world.plane.failures() == {7: "the disk is full"}
+
+
+def test_a_layer_whose_image_takes_longer_than_a_pull_waits_is_served_through_fuse_until_it_is_there(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     world.slow = True
-    assert world.paths(LowerLayer(12, 3)) == (world.link(12),)
-    assert "no answer within" in world.plane.failures()[3]
+    with caplog.at_level(logging.INFO):
+        assert world.plane.attach(request(7)).number == 7
+    assert f"layer 7 is served through FUSE for now: no answer within {IMAGE_WAIT_S:g} s" in caplog.text
+    for _ in range(2):
+        lower = world.plane.lowerdirs([LowerLayer(12, 7)], extraction=False, room=ROOM)
+        assert (lower.paths, lower.options) == ((world.link(12),), COMPOSED)
+    assert os.readlink(world.link(12)) == f"../fuse/{SESSION}/layers/7"
+    # That it is not there yet is no failure: nobody has to let a while go by.
+    assert (world.mounts.tried, world.plane.failures()) == ({}, {})
+    world.images.finish()
+    assert world.paths(LowerLayer(12, 7)) == (world.e(7), *world.data)
+    assert world.waits == [IMAGE_WAIT_S]
+
+
+def test_a_missing_image_is_begun_and_not_waited_for(world: World) -> None:
+    chain = [LowerLayer(12, 7), LowerLayer(11, 2)]
+    assert world.paths(*chain) == (world.link(12), world.e(2), *world.data)
+    assert world.plane.view_mount(LowerLayer(12, 7))[2] == (f"lowerdir={world.link(12)}:{world.link('empty')}",)
+    assert set(world.images.begun) == {(7, False)}
+    world.images.finish()
+    assert world.paths(*chain) == (world.e(7), world.e(2), *world.data)
+    assert (world.waits, world.plane.failures()) == ([], {})
 
 
 def test_a_layer_that_was_not_brought_back_keeps_nobody_from_his_other_layers(world: World) -> None:
@@ -202,23 +252,34 @@ def test_a_layer_that_was_not_brought_back_keeps_nobody_from_his_other_layers(wo
     assert "layer 3" in world.plane.failures()[3]
 
 
-def test_a_damaged_image_is_written_again_once(world: World) -> None:
+def test_a_damaged_image_is_written_again_and_its_layer_goes_through_fuse_meanwhile(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     world.mounts.faults[3] = [FormatError("the image does not have the hash that it carries")]
-    assert world.paths(LowerLayer(12, 3)) == (world.e(3), *world.data)
-    assert (world.images.renewed, world.mounts.tried, world.plane.failures()) == ([3], {3: 2}, {})
-
-
-def test_an_image_that_is_damaged_again_leaves_its_layer_to_fuse(world: World) -> None:
-    world.mounts.faults[3] = [FormatError("damaged")] * 2
     assert world.paths(LowerLayer(12, 3)) == (world.link(12),)
-    assert (world.images.renewed, world.mounts.tried, world.plane.failures()) == ([3], {3: 2}, {3: "damaged"})
+    assert (world.images.begun, world.mounts.tried, world.plane.failures()) == ([(3, True)], {3: 1}, {})
+    assert "layer 3: the image does not have the hash that it carries; it is written again" in caplog.text
+    world.images.finish()
+    assert world.paths(LowerLayer(12, 3)) == (world.e(3), *world.data)
+    assert (world.images.begun, world.images.written, world.mounts.tried) == ([], [3], {3: 2})
+    assert world.waits == []
+
+
+def test_a_damaged_image_that_cannot_be_written_again_leaves_its_layer_to_fuse(world: World) -> None:
+    world.mounts.faults[3] = [FormatError("damaged")] * 2
+    world.images.faults[3] = PlaneError("the disk is full")
+    assert world.paths(LowerLayer(12, 3)) == (world.link(12),)
+    world.images.finish()
+    for _ in range(3):
+        assert world.paths(LowerLayer(12, 3)) == (world.link(12),)
+    assert (world.mounts.tried, world.plane.failures()) == ({3: 2}, {3: "the disk is full"})
 
 
 def test_a_layer_that_contradicts_what_the_kernel_was_told_is_not_mounted(world: World) -> None:
     world.disputed.add(3)
     assert world.paths(LowerLayer(12, 3), LowerLayer(11, 2)) == (world.link(12), world.e(2), *world.data)
     assert "another size" in world.plane.failures()[3]
-    assert (world.mounts.tried, world.images.written) == ({2: 1}, [2])
+    assert (world.mounts.tried, world.images.begun) == ({2: 1}, [])
 
 
 def test_a_layer_that_stands_is_not_judged_again_by_what_the_gate_told_later(world: World) -> None:
@@ -245,18 +306,30 @@ def test_release_takes_the_mount_away_and_forgets_why_there_was_none(world: Worl
     assert (world.mounts.standing, world.plane.failures()) == ({}, {})
 
 
-def test_a_start_mounts_what_has_an_image_and_leaves_the_others_for_their_first_use(world: World) -> None:
-    for number in (2, 3):
-        world.images.image_path(number).touch()
-    world.plane.bring_back([2, 3, 4])
-    assert (world.mounts.tried, world.images.written) == ({2: 1, 3: 1}, [])
-    assert world.paths(LowerLayer(12, 4), LowerLayer(11, 3)) == (world.e(4), world.e(3), *world.data)
-    assert world.images.written == [4]
+def test_a_mount_that_the_kernel_does_not_give_up_fails_no_release(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.plane.attach(request(7))
+    world.mounts.stuck[7] = PlaneError("cannot unmount it: Device or resource busy")
+    world.plane.release(7)
+    assert (world.room.attached, world.invalidated) == ({}, [b"7"])
+    assert "layer 7 stays mounted until the next start: cannot unmount it: Device or resource busy" in caplog.text
+    world.plane.bring_back([2])
+    assert set(world.mounts.standing) == {2}
+
+
+def test_a_start_mounts_what_has_an_image_and_begins_those_that_are_missing(world: World) -> None:
+    world.mounts.faults[3] = [FormatError("damaged")]
+    world.plane.bring_back([2, 3, 7])
+    assert (set(world.mounts.standing), world.images.begun) == ({2}, [(3, True), (7, False)])
+    chain = [LowerLayer(12, 7), LowerLayer(11, 3), LowerLayer(10, 2)]
+    world.images.finish()
+    assert world.paths(*chain) == (world.e(7), world.e(3), world.e(2), *world.data)
+    assert (world.waits, world.plane.failures()) == ([], {})
 
 
 def test_a_start_keeps_the_mounts_that_stand_and_takes_others_away(world: World) -> None:
     for number in (2, 3):
-        world.images.image_path(number).touch()
         world.mounts.standing[number] = world.images.image_path(number)
     world.mounts.standing[9] = world.root / "of a layer that is gone"
     world.plane.bring_back([2, 3])
@@ -265,8 +338,6 @@ def test_a_start_keeps_the_mounts_that_stand_and_takes_others_away(world: World)
 
 
 def test_one_layer_that_cannot_be_mounted_keeps_the_others_from_nothing_at_a_start(world: World) -> None:
-    for number in (2, 3):
-        world.images.image_path(number).touch()
     world.mounts.faults[2] = [PlaneError("the kernel refused")]
     world.plane.bring_back([2, 3])
     assert (set(world.mounts.standing), world.plane.failures()) == ({3}, {2: "the kernel refused"})

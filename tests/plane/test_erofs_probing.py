@@ -13,7 +13,7 @@ import pytest
 
 from integration.harness.leftovers import detach_mounts, loop_devices_of, mounts_of
 from snapshotter.plane.erofs.mounting import Backing
-from snapshotter.plane.erofs.probing import Probe, probe
+from snapshotter.plane.erofs.probing import Probe, clear_trial, probe
 from snapshotter.plane.mounts import MountCall, call_mount, mount
 from tests.plane.conftest import Place
 
@@ -321,6 +321,21 @@ def test_the_next_one_clears_up_after_one_that_was_killed(machine: Machine, moun
     assert subprocess.run(command, cwd=TOP, check=False).returncode == -signal.SIGKILL
     assert os.listdir(machine.run_dir) == ["p"]
     assert machine.probe().works
+
+
+@pytest.mark.parametrize("mounts", range(3))
+def test_what_a_killed_one_left_is_cleared_where_none_follows(machine: Machine, mounts: int) -> None:
+    """As under the fuse plane, which tries nothing."""
+    command = [sys.executable, "-c", KILLED, str(machine.root), str(machine.run_dir), str(mounts)]
+    assert subprocess.run(command, cwd=TOP, check=False).returncode == -signal.SIGKILL
+    # Of two overlays, one after the other, neither is left by who dies over the second.
+    assert len(mounts_of(machine.run_dir)) == min(mounts, 1)
+    clear_trial(machine.root, machine.run_dir)
+    machine.check_that_nothing_is_left()
+    # And where nothing is left nothing happens.
+    clear_trial(machine.root, machine.run_dir)
+    clear_trial(machine.root / "missing", machine.run_dir / "missing")
+    machine.check_that_nothing_is_left()
 
 
 def test_what_cannot_be_taken_away_is_said(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:

@@ -110,16 +110,26 @@ def test_a_file_is_given_one_number_however_often_it_is_asked_for(tmp_path: Path
     again.close()
 
 
-def test_numbers_of_forgotten_files_are_never_given_again(tmp_path: Path, state: State) -> None:
+def test_a_fresh_mount_knows_no_file_and_numbers_them_from_one(tmp_path: Path, state: State) -> None:
     for name in (A, B):
         state.add_gate_file("node", name, 100)
     state.begin_mount()
     assert state.gate_files() == []
     state.close()
     again = State(tmp_path / "state.db")
-    assert again.add_gate_file("node", B, 100).number == 3
+    assert again.add_gate_file("node", B, 200) == GateFile(1, "node", B, 200)
+    assert again.add_gate_file("node", A, 100).number == 2
     again.begin_mount()
-    assert again.add_gate_file("node", A, 100).number == 4
+    assert again.add_gate_file("node", A, 100).number == 1
+    again.close()
+
+
+def test_numbers_of_one_mount_go_on_after_a_restart(tmp_path: Path, state: State) -> None:
+    state.begin_mount()
+    state.add_gate_file("node", A, 100)
+    state.close()
+    again = State(tmp_path / "state.db")
+    assert again.add_gate_file("node", B, 100).number == 2
     again.close()
 
 

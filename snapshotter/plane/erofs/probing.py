@@ -66,7 +66,8 @@ def probe(root: Path, run_dir: Path, call: MountCall = call_mount) -> Probe:
 
 def clear_trial(root: Path, run_dir: Path) -> None:
     """Take away what a trial left that was killed, where none follows it."""
-    if (run_dir / MOUNTS_NAME).exists() or (root / TREE_NAME).exists():
+    left = run_dir / MOUNTS_NAME, root / TREE_NAME, root / IMAGES_NAME / IMAGE_NAME
+    if any(path.exists() for path in left):
         _Trial(root, run_dir, call_mount).clear()
 
 

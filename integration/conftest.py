@@ -10,14 +10,21 @@ import pytest
 from integration.harness.daemon import Table
 from integration.harness.node import PAUSE, WHOLE, Node, node, running_registry
 from integration.harness.registry import Registry
-from integration.harness.scratch import termination_unwinds
+from integration.harness.scratch import scratch, termination_unwinds
 from integration.images.convert import convert, convert_elsewhere, push_with_skopeo
 from integration.images.sample import pause_image, sample_image, small_image
 from integration.images.torture import torture_image
+from integration.images.trial import push_trial
+from snapshotter.plane.erofs.probing import probe
 
 BUILD = Path(__file__).parent.parent / "build" / "images"
 # Only what a test asks for crosses the wire, and a small disk does not evict what it looks at.
 QUIET: Table = {"fetch": {"background": False}, "cache": {"min_free": 0}}
+# Besides, a read brings nothing but the file that is read.
+ALONE: Table = {**QUIET, "fetch": {"background": False, "demand_window": 0}}
+# Everything comes by itself, at once.
+FILLING: Table = {**QUIET, "fetch": {"background": True, "background_delay_s": 0}}
+PLANES = ("erofs", "fuse")
 StartNode = Callable[..., Node]
 
 
@@ -59,6 +66,34 @@ def mixed_image(registry: Registry, lazy_images: None) -> str:
         config["rootfs"]["diff_ids"][1] = client.config("small", "plain")["rootfs"]["diff_ids"][1]
         client.push_image("small", "mixed", manifest, config)
     return "small:mixed"
+
+
+@pytest.fixture(scope="session")
+def trial_image(registry: Registry) -> str:
+    """trial:lazy, for containers that change things."""
+    with registry.client() as client:
+        push_trial(client)
+    return "trial:lazy"
+
+
+@pytest.fixture(scope="session")
+def erofs(termination: None) -> str:
+    """The erofs plane, where this machine can have it."""
+    with scratch() as place:
+        for name in ("root", "r"):
+            (place / name).mkdir()
+        found = probe(place / "root", place / "r")
+    if not found.works:
+        pytest.skip(f"this machine cannot have the erofs plane: {found.reason}")
+    return "erofs"
+
+
+@pytest.fixture(scope="session", params=PLANES)
+def plane(request: pytest.FixtureRequest) -> str:
+    """Each plane in turn."""
+    if request.param == "erofs":
+        request.getfixturevalue("erofs")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,10 @@ def test_image_denied_by_the_admin_is_ordinary(start_node: StartNode, lazy_image
     assert states(node, "small:lazy") == [("ordinary", "denied-by-config")] * 3
 
 
-def test_ordinary_layer_in_the_middle_leaves_the_lazy_ones_lazy(start_node: StartNode, mixed_image: str) -> None:
-    node = start_node()
+def test_ordinary_layer_in_the_middle_leaves_the_lazy_ones_lazy(
+    start_node: StartNode, mixed_image: str, plane: str
+) -> None:
+    node = start_node(plane=plane)
     assert node.run(node.pull(mixed_image), *SMALL_WORKLOAD).stdout == SMALL_OUTPUT
     assert [state in {"lazy", "complete"} for state, _ in states(node, mixed_image)] == [True, False, True]
 

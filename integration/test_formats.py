@@ -8,10 +8,12 @@ from integration.conftest import BUILD, QUIET, StartNode
 from integration.demo import is_lazy
 from integration.harness.node import Node, node
 from integration.harness.registry import Registry
+from integration.harness.roots import Roots
 from integration.images.convert import push_with_skopeo
 from integration.images.dialects import EXTERNAL_SUFFIX, many_layers, push_built, small_layers
 from integration.images.sample import SMALL_OUTPUT, SMALL_WORKLOAD, small_image
 from snapshotter.format.footer import Flavor
+from snapshotter.service.mounts import OPTIONS_MAX
 
 UNVERIFIED = {**QUIET, "lazy": {"allow_unverified": True}}
 
@@ -82,3 +84,9 @@ def test_container_of_128_lazy_layers_runs(fresh: Node, registry: Registry) -> N
     states = fresh.layer_states("dialects:many")
     assert len(states) == 128
     assert set(states) <= {"lazy", "complete"}
+    roots = Roots(fresh)
+    roots.prepare("many", roots.of_image("dialects:many"))
+    options = roots.options("many")
+    assert len(",".join(options)) <= OPTIONS_MAX
+    if fresh.daemon.json("status")["plane"] == "erofs":
+        assert sum(f"{fresh.daemon.run_dir}/e/" in part for part in options[-1].split(":")) == 128

@@ -8,11 +8,11 @@ from integration.conftest import StartNode
 from integration.images.sample import WORKLOAD
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(("plane", "number"), [("auto", signal.SIGKILL), ("fuse", signal.SIGTERM)])
 def test_snapshots_come_back_and_containers_start_while_the_registry_is_down(
-    start_node: StartNode, lazy_images: None, number: signal.Signals
+    start_node: StartNode, lazy_images: None, plane: str, number: signal.Signals
 ) -> None:
-    node = start_node()
+    node = start_node(plane=plane)
     image = node.pull("sample:lazy")
     assert node.run(image, *WORKLOAD).stdout == "ready [1]\n"
     before = sorted(node.snapshots())
@@ -24,8 +24,8 @@ def test_snapshots_come_back_and_containers_start_while_the_registry_is_down(
     assert (output.exit_code, output.stdout) == (0, "ready [1]\n")
 
 
-def test_content_not_yet_fetched_is_read_after_a_restart(start_node: StartNode, lazy_images: None) -> None:
-    node = start_node()
+def test_content_not_yet_fetched_is_read_after_a_restart(start_node: StartNode, lazy_images: None, plane: str) -> None:
+    node = start_node(plane=plane)
     image = node.pull("sample:lazy")
     node.restart_snapshotter(signal.SIGKILL)
     assert node.run(image, *WORKLOAD).stdout == "ready [1]\n"

@@ -4,8 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from integration.conftest import QUIET, StartNode
-from integration.harness.process import wait_for
+from integration.conftest import FILLING, StartNode
 from integration.images.sample import WORKLOAD
 
 
@@ -23,8 +22,8 @@ def test_pull_and_start_fetch_a_small_share_of_the_image(start_node: StartNode, 
     assert pulled < needed < size / 3
 
 
-def test_second_container_fetches_nothing(start_node: StartNode, lazy_images: None) -> None:
-    node = start_node()
+def test_second_container_fetches_nothing(start_node: StartNode, lazy_images: None, plane: str) -> None:
+    node = start_node(plane=plane)
     image = node.pull("sample:lazy")
     node.run(image, *WORKLOAD)
     before = node.traffic()
@@ -35,22 +34,19 @@ def test_second_container_fetches_nothing(start_node: StartNode, lazy_images: No
 def test_background_brings_the_rest_and_then_the_registry_is_not_needed(
     start_node: StartNode, lazy_images: None
 ) -> None:
-    node = start_node({**QUIET, "fetch": {"background": True, "background_delay_s": 0}})
+    node = start_node(FILLING)
     node.sandbox()
     image = node.pull("sample:lazy")
-
-    def complete() -> bool:
-        rows = [row for row in node.daemon.json("layers") if "sample" in row["image"]]
-        return bool(rows) and all(row["state"] == "complete" for row in rows)
-
-    wait_for(complete, "the end of background fetching", 120)
+    node.wait_until_complete("sample:lazy")
     with node.outage():
         output = node.run(image, "sh", "-c", "find /usr /opt -type f -exec cat {} + > /dev/null")
     assert (output.exit_code, output.stderr) == (0, "")
 
 
-def test_next_version_of_an_image_fetches_only_what_changed(start_node: StartNode, lazy_images: None) -> None:
-    node = start_node()
+def test_next_version_of_an_image_fetches_only_what_changed(
+    start_node: StartNode, lazy_images: None, plane: str
+) -> None:
+    node = start_node(plane=plane)
     node.pull("torture:lazy")
     with node.view("torture:lazy") as tree:
         read_everything(tree)

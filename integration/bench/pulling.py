@@ -1,6 +1,7 @@
 """The figure of pulling: how many round trips a pull costs."""
 
-from integration.bench.figure import BUILD, QUIET, Figure, alternate, push_lazy, seconds
+from integration.bench.figure import BUILD, QUIET, Figure, push_lazy
+from integration.bench.turns import alternate, seconds
 from integration.harness.node import node
 from integration.harness.registry import Registry
 from integration.images.sample import sample_image

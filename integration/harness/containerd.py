@@ -80,11 +80,11 @@ class Containerd:
 
 
 class Ctr:
-    """`ctr` against one containerd and one namespace; call it with arguments."""
+    """`ctr` against one containerd and one namespace; call it with arguments. `prefix` is what stands before them."""
 
     def __init__(self, containerd: Containerd, namespace: str, program: str) -> None:
         self._folder = containerd.folder
-        self._prefix = [program, "--address", str(containerd.address), "--namespace", namespace]
+        self.prefix = [program, "--address", str(containerd.address), "--namespace", namespace]
 
     def __call__(self, *args: str) -> str:
         """Run it and return standard output.
@@ -92,7 +92,7 @@ class Ctr:
         Raises:
             CommandFailed: it ended with an error.
         """
-        return run([*self._prefix, *args])
+        return run([*self.prefix, *args])
 
     def run(self, image: str, name: str, command: Sequence[str], *, snapshotter: str, cgroup: str) -> str:
         """Run a container to its end and return what it printed; remove it."""

@@ -79,15 +79,15 @@ class Cri:
         usage = answer.image_filesystems[0]
         return Usage(usage.fs_id.mountpoint, usage.used_bytes.value, usage.inodes_used.value)
 
-    def run_sandbox(self, name: str, logs: Path, cgroup: str) -> "Sandbox":
-        """Start a pod sandbox on the host's network."""
+    def run_sandbox(self, name: str, logs: Path, cgroup: str, *, privileged: bool = False) -> "Sandbox":
+        """Start a pod sandbox on the host's network; only a `privileged` one may have privileged containers."""
         host = api.NamespaceOption(network=api.NODE)
         config = api.PodSandboxConfig(
             metadata=api.PodSandboxMetadata(name=name, uid=name, namespace="default"),
             log_directory=str(logs),
             linux=api.LinuxPodSandboxConfig(
                 cgroup_parent=f"/{cgroup}",
-                security_context=api.LinuxSandboxSecurityContext(namespace_options=host),
+                security_context=api.LinuxSandboxSecurityContext(namespace_options=host, privileged=privileged),
             ),
         )
         request = api.RunPodSandboxRequest(config=config)
@@ -147,8 +147,11 @@ class Sandbox:
         self.id = sandbox_id
         self.config = config
 
-    def start(self, name: str, image: str, command: Sequence[str]) -> "Container":
-        """Create and start a container; `image` is an id or a reference of a pulled image."""
+    def start(self, name: str, image: str, command: Sequence[str], *, privileged: bool = False) -> "Container":
+        """Create and start a container; `image` is an id or a reference of a pulled image.
+
+        A `privileged` one needs a privileged pod.
+        """
         config = api.ContainerConfig(
             metadata=api.ContainerMetadata(name=name),
             image=api.ImageSpec(image=image),
@@ -156,7 +159,7 @@ class Sandbox:
             log_path=f"{name}.log",
             linux=api.LinuxContainerConfig(
                 security_context=api.LinuxContainerSecurityContext(
-                    namespace_options=api.NamespaceOption(network=api.NODE)
+                    privileged=privileged, namespace_options=api.NamespaceOption(network=api.NODE)
                 )
             ),
         )

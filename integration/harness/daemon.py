@@ -5,12 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from integration.harness.containerd import CommandFailed
+from integration.harness.leftovers import MARKER
 from integration.harness.process import Process, accepts
+from snapshotter.api import control_pb2, control_pb2_grpc
 
 Table = Mapping[str, Mapping[str, object]]
 SNAPSHOTTER = (sys.executable, "-m", "snapshotter")
@@ -26,9 +31,12 @@ class Daemon:
         self.run_dir = folder.parent / "r"
         self.address = self.run_dir / "snapshotter.sock"
         self._config = folder / "config.toml"
-        self._config.write_text(_toml({"root": str(self.root), "run_dir": str(self.run_dir), "plane": plane}, settings))
+        self._settings = settings
+        self.set_plane(plane)
         # The docker configuration of whoever runs the tests must not decide anything.
         self._env = {"DOCKER_CONFIG": str(folder / "docker"), "HOME": str(folder), "ESTARGZ_TRACEBACK": "1"}
+        # Started again in the middle of another node's life it does not end with that one.
+        self._env[MARKER] = os.environ.get(MARKER, "")
         self._process: Process | None = None
 
     @property
@@ -39,11 +47,20 @@ class Daemon:
             raise RuntimeError(message)
         return self._process
 
+    def set_plane(self, plane: str) -> None:
+        """Configure which plane the next start takes."""
+        top = {"root": str(self.root), "run_dir": str(self.run_dir), "plane": plane}
+        self._config.write_text(_toml(top, self._settings))
+
     def start(self) -> None:
         """Serve; returns when containerd could call it."""
+        self.begin()
+        self.process.wait_until(lambda: accepts(str(self.address)))
+
+    def begin(self) -> None:
+        """Start the process and wait for nothing."""
         argv = [*SNAPSHOTTER, "serve", "--config", str(self._config)]
         self._process = Process("snapshotter", argv, self.folder / "log", self._env)
-        self._process.wait_until(lambda: accepts(str(self.address)))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End it with a signal."""
@@ -66,6 +83,19 @@ class Daemon:
     def json(self, *args: str) -> Any:
         """The same with --json, parsed."""
         return json.loads(self.command(*args, "--json"))
+
+    def fuse_requests(self) -> Counter[str]:
+        """What the kernel has asked since the start, by kind of request; asked without a command, for those who ask often."""
+        with grpc.insecure_channel(f"unix://{self.address}") as channel:
+            stub = control_pb2_grpc.ControlStub(channel)  # type: ignore[no-untyped-call]
+            answer = stub.Status(control_pb2.StatusRequest(), timeout=30)
+        return Counter(dict(answer.fuse_requests))
+
+    def verify_cache(self) -> tuple[int, Any]:
+        """The exit code of `snapshotter cache verify`, and what it found."""
+        argv = [*SNAPSHOTTER, "cache", "verify", "--json", "--address", str(self.address)]
+        done = subprocess.run(argv, capture_output=True, check=False, env={**os.environ, **self._env})
+        return done.returncode, json.loads(done.stdout)
 
 
 def snapshotter(args: Sequence[str], env: Mapping[str, str] | None = None) -> str:

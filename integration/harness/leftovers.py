@@ -173,8 +173,13 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def _command(pid: int) -> str:
+def arguments_of(pid: int) -> list[str]:
+    """The words that a process was started with; none of one that is gone, or a zombie."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:
-        return "gone"
+        return []
+
+
+def _command(pid: int) -> str:
+    return " ".join(arguments_of(pid)) or "gone"

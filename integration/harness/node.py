@@ -6,6 +6,7 @@ Tests speak to a node through this class only, so that the same bodies can run a
 import hashlib
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import grpc
 from integration.harness.containerd import CommandFailed, Containerd, Ctr
 from integration.harness.cri import Container, Cri, Output, Sandbox
 from integration.harness.daemon import Daemon, Table
-from integration.harness.leftovers import MountPoint, detach_mounts, mounts_of
+from integration.harness.leftovers import MountPoint, arguments_of, detach_mounts, mounts_of, processes_rooted_in
 from integration.harness.process import wait_for
 from integration.harness.registry import Registry
 from integration.harness.scratch import Scratch, scratch, undisturbed
@@ -30,6 +31,7 @@ LAZY_ALIAS = "stargz"
 WHOLE = "overlayfs"
 PAUSE = "pause:1"
 COLLECTION_TIMEOUT_S = 30.0
+HANGS_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,16 @@ class Node:
         finally:
             self.registry.start()
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """The registry takes requests and answers nothing until the block ends, when connections break."""
+        delay_s, self.relay.delay_s = self.relay.delay_s, HANGS_S
+        try:
+            yield
+        finally:
+            self.relay.delay_s = delay_s
+            self.relay.drop_all()
+
     # What lies on the node
 
     def ctr(self, namespace: str = "default", program: str = "ctr") -> Ctr:
@@ -151,6 +163,29 @@ class Node:
     def layer_states(self, name: str) -> list[str]:
         """State of each layer of a pulled image, as our daemon shows it."""
         return [row["state"] for row in self.daemon.json("layers") if row["image"].endswith(f"/{name}")]
+
+    def fuse_requests(self) -> Counter[str]:
+        """What the kernel has asked our daemon since its start, by kind of request."""
+        return self.daemon.fuse_requests()
+
+    def rootfs(self, container: Container) -> Path:
+        """A running container's root as this machine sees it: the same mount."""
+        runtime = self.containerd.folder / "state" / "io.containerd.runtime.v2.task"
+        return runtime / CRI_NAMESPACE / container.id / "rootfs"
+
+    def upper(self, container: Container) -> Path:
+        """Where the changes of a running container lie."""
+        (mount,) = (mount for mount in self.mounts() if mount.path == str(self.rootfs(container)))
+        return Path(mount.options.partition("upperdir=")[2].partition(",")[0])
+
+    def processes(self, word: str) -> set[int]:
+        """Live processes in containers of this node that have `word` among their arguments."""
+        return {pid for pid in processes_rooted_in(self.place.folder) if word in arguments_of(pid)}
+
+    def wait_until_complete(self, name: str, timeout_s: float = 120.0) -> None:
+        """Wait until background fill has brought everything of an image."""
+        done = lambda: set(self.layer_states(name)) == {"complete"}  # noqa: E731
+        wait_for(done, f"the end of background fetching of {name}", timeout_s)
 
     def mounts(self) -> list[MountPoint]:
         """Every mount of this node."""
@@ -191,8 +226,12 @@ class Node:
         self.daemon.stop(number)
         self.daemon.start()
         away = time.monotonic() - began
-        wait_for(self._is_served, "containerd's next word with the snapshotter", COLLECTION_TIMEOUT_S)
+        self.wait_until_served()
         return away
+
+    def wait_until_served(self) -> None:
+        """Wait until containerd has noticed that a daemon is there again."""
+        wait_for(self._is_served, "containerd's next word with the snapshotter", COLLECTION_TIMEOUT_S)
 
     def _is_served(self) -> bool:
         try:

@@ -1,0 +1,202 @@
+"""On the erofs plane the kernel answers by itself: what it asks the daemon for is counted, and without a daemon it goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from integration.conftest import ALONE, FILLING, StartNode
+from integration.fidelity import differences, report
+from integration.harness.containerd import run
+from integration.harness.node import Node, node
+from integration.harness.registry import Registry
+from integration.harness.roots import Roots
+from integration.images.trial import CHUNK, FILES_IN_FOLDER, FOLDERS, PROBE, content, expected, large, probe_program
+
+SLEEP = ("/bin/busybox", "sleep", "1000")
+Asked = Callable[[], dict[str, int]]
+
+
+@pytest.fixture(scope="module")
+def fresh(registry: Registry, trial_image: str, whole_node: Node, erofs: str) -> Iterator[Node]:
+    """A node on which nothing of the image is, but for its tools. The oracle is there before, or it would end with it."""
+    with node(registry, settings=ALONE, plane=erofs) as made:
+        made.sandbox()
+        made.pull(trial_image)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def filled(registry: Registry, trial_image: str, whole_node: Node, erofs: str) -> Iterator[Node]:
+    """A node on which everything of the image is before its first container starts."""
+    with node(registry, settings=FILLING, plane=erofs) as made:
+        made.sandbox()
+        made.pull(trial_image)
+        made.wait_until_complete(trial_image)
+        yield made
+
+
+def asked(this: Node) -> Asked:
+    """Counts what the kernel asks, from call to call."""
+    last = this.fuse_requests()
+
+    def since() -> dict[str, int]:
+        nonlocal last
+        now = this.fuse_requests()
+        found, last = dict(now - last), now
+        return found
+
+    return since
+
+
+def look_at_everything(tree: Path) -> int:
+    """lstat, list, read links and attributes of everything below; returns how many entries there are."""
+    subprocess.run(["find", tree, "-xdev", "-ls"], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(["getfattr", "-R", "-h", "-d", "-m", "-", tree], stdout=subprocess.DEVNULL, check=True)
+    return sum(len(folders) + len(names) for _, folders, names in os.walk(tree))
+
+
+@contextmanager
+def pinned_directories(this: Node) -> Iterator[None]:
+    """The gate's directories stay known to the kernel, whoever drops caches on this machine meanwhile."""
+    (place,) = os.listdir(this.daemon.root / "objects")
+    domain = this.daemon.run_dir / "fuse" / "1" / "gate" / place / "node"
+    held = [os.open(domain / f"{number:02x}", os.O_PATH) for number in range(256)]
+    try:
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def test_names_attributes_and_links_cost_no_request_though_nothing_is_fetched(fresh: Node) -> None:
+    box = fresh.start(fresh.reference("trial:lazy"), *SLEEP)
+    assert box.exec([PROBE, "uid"]).stdout == "0 0\n"
+    since = asked(fresh)
+    assert look_at_everything(fresh.rootfs(box)) > len(FOLDERS) * FILES_IN_FOLDER
+    assert box.exec(["/bin/busybox", "sh", "-c", "ls -laR /tree /layers /special && stat /change/*"]).exit_code == 0
+    assert since() == {}
+
+
+def test_small_file_costs_one_lookup_and_nothing_afterwards(fresh: Node) -> None:
+    box, other = (fresh.start(fresh.reference("trial:lazy"), *SLEEP) for _ in range(2))
+    assert other.exec([PROBE, "uid"]).stdout == "0 0\n"
+    with pinned_directories(fresh):
+        since = asked(fresh)
+        for number in range(FILES_IN_FOLDER):
+            assert (fresh.rootfs(box) / f"requests/{number}").read_bytes() == content("requests", number)
+            assert since() == {"lookup": 1}
+        for tree in (fresh.rootfs(box), fresh.rootfs(other)):
+            for number in range(FILES_IN_FOLDER):
+                assert (tree / f"requests/{number}").read_bytes() == content("requests", number)
+        assert since() == {}
+
+
+def test_first_file_of_a_node_costs_the_way_to_it_too(start_node: StartNode, erofs: str, trial_image: str) -> None:
+    node = start_node(ALONE, plane=erofs)
+    node.pull(trial_image)
+    roots, since = Roots(node), asked(node)
+    with roots.active("first", roots.of_image(trial_image)) as tree:
+        # Mounting finds the directories of the gate and of failure, and asks both for their file system.
+        assert since() == {"lookup": 2, "statfs": 2}
+        assert (tree / "change/0").read_bytes() == content("change", 0)
+        # The secret place, the sharing domain, the two-digit directory, the file.
+        assert since() == {"lookup": 4}
+    with roots.active("second", roots.of_image(trial_image)) as tree:
+        assert (tree / "change/0").read_bytes() == content("change", 0)
+        assert since() == {"statfs": 2}
+
+
+def test_large_file_is_read_in_parts_and_once_whole_without_a_request(fresh: Node) -> None:
+    data = large("requests")
+    first, second = (fresh.start(fresh.reference("trial:lazy"), *SLEEP) for _ in range(2))
+    before, since = fresh.traffic(), asked(fresh)
+    with open(fresh.rootfs(first) / "requests/large", "rb") as part:
+        assert part.read(100) == data[:100]
+    # The kernel reads ahead into the second of three chunks.
+    assert fresh.traffic().since(before).received < 2 * CHUNK + 10_000
+    assert (fresh.rootfs(first) / "requests/large").read_bytes() == data
+    assert set(since()) == {"lookup", "open", "read", "release"}
+    assert (fresh.rootfs(second) / "requests/large").read_bytes() == data
+    assert since() == {}
+
+
+def test_hundreds_who_ask_at_once_fetch_everything_once(fresh: Node) -> None:
+    boxes = [fresh.start(fresh.reference("trial:lazy"), *SLEEP) for _ in range(3)]
+    wanted = {f"tree/{number}": content("tree", number) for number in range(FILES_IN_FOLDER)}
+    wanted |= {f"{folder}/program": probe_program() + folder.encode() for folder in ("tree", "attack")}
+    files = [(fresh.rootfs(box) / name, data) for box in boxes for name, data in wanted.items() for _ in range(4)]
+    before = fresh.traffic()
+    with ThreadPoolExecutor(len(files)) as threads:
+        assert all(threads.map(lambda file: file[0].read_bytes() == file[1], files))
+    # Twelve would fetch each of them; what little compresses of the two programs counts once.
+    assert fresh.traffic().since(before).received < 2 * len(probe_program())
+
+
+@contextmanager
+def bundle(this: Node, tree: Path, *command: str) -> Iterator[Callable[[], str]]:
+    """A container of runc alone over a mounted tree; call what is given to run it and get what it prints."""
+    place = this.place / f"bundle-{tree.name}"
+    place.mkdir()
+    run(["runc", "spec", "--bundle", str(place)])
+    spec = json.loads((place / "config.json").read_text())
+    spec["process"] |= {"terminal": False, "args": list(command)}
+    spec["root"] = {"path": str(tree), "readonly": False}
+    spec["linux"]["cgroupsPath"] = f"/{this.place.name}/{tree.name}"
+    (place / "config.json").write_text(json.dumps(spec))
+    runc = ["runc", "--root", str(this.place / "runc-alone")]
+    yield lambda: run([*runc, "run", "--bundle", str(place), tree.name], timeout_s=30)
+
+
+def test_container_of_a_filled_image_asks_for_no_file(filled: Node, whole_node: Node) -> None:
+    since, lookups = asked(filled), []
+    for _ in range(2):
+        box = filled.start(filled.reference("trial:lazy"), *SLEEP)
+        assert box.exec(["/change/program", "uid"]).stdout == "0 0\n"
+        assert box.exec([PROBE, "read", "/change/large"]).stdout == expected(large("change"))
+        look_at_everything(filled.rootfs(box))
+        found = since()
+        lookups.append(found.pop("lookup", 0))
+        # Its mounts were made, and each asks the directories of the gate and of failure for their file system.
+        assert found.keys() == {"statfs"}
+    # Those two are found once in the life of a daemon.
+    assert lookups == [2, 0]
+    whole_node.pull_whole("trial:lazy")
+    with filled.view("trial:lazy") as left, whole_node.view("trial:lazy", namespace="default") as right:
+        assert report(differences(left, right)) == ""
+    assert since().keys() == {"statfs"}
+
+
+def test_containers_go_on_and_start_without_the_daemon_once_everything_is_fetched(
+    start_node: StartNode, erofs: str, trial_image: str
+) -> None:
+    node = start_node(FILLING, plane=erofs)
+    node.pull(trial_image)
+    node.wait_until_complete(trial_image)
+    box = node.start(node.reference(trial_image), *SLEEP)
+    tree = node.rootfs(box)
+    roots = Roots(node)
+    with (
+        roots.active("later", roots.of_image(trial_image)) as later,
+        bundle(node, later, "/tree/program", "read", "/tree/large") as start_later,
+        node.outage(),
+    ):
+        node.daemon.stop(signal.SIGKILL)
+        assert look_at_everything(tree) > 100
+        for number in range(FILES_IN_FOLDER):
+            assert (tree / f"damage/{number}").read_bytes() == content("damage", number)
+        for folder in FOLDERS:
+            assert box.exec([f"/{folder}/program", "uid"]).stdout == "0 0\n"
+            assert box.exec([PROBE, "read", f"/{folder}/large"]).stdout == expected(large(folder))
+        changed = box.exec(["/bin/busybox", "sh", "-c", "chmod 600 /kill/1 && echo x >> /kill/2 && mv /kill /killed"])
+        assert (changed.exit_code, changed.stderr) == (0, "")
+        assert start_later() == expected(large("tree"))
+        shutil.rmtree(later / "tree")
+        assert not (later / "tree").exists()

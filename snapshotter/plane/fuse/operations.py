@@ -79,8 +79,10 @@ class LayerOperations(pyfuse3.Operations):
     """
 
     # Negotiated in INIT: these three must stay the same in every version, or no later process can take over.
-    supports_dot_lookup = True
-    """overlayfs then remembers by file handle what it copied up, and st_ino stays."""
+    supports_dot_lookup = False
+    """With it overlayfs finds by a file handle what it once copied up, for the sake of st_ino; but the kernel holds what was
+    found so by a name that no lookup has given, and at the next use takes it for stale: once caches were dropped every file
+    that a container had changed failed with ESTALE [M, Linux 6.18]."""
     enable_writeback_cache = False
     enable_acl = True
     """Without it the kernel shows POSIX ACLs of a layer but does not act on them."""

@@ -15,10 +15,8 @@ def layer_digests(node: Node, name: str) -> set[str]:
         return {layer["digest"] for layer in client.manifest(repository, tag)["layers"]}
 
 
-def test_lazy_image_runs_and_its_layers_are_not_downloaded(
-    start_node: StartNode, lazy_images: None, plane: str
-) -> None:
-    node = start_node(plane=plane)
+def test_lazy_image_runs_and_its_layers_are_not_downloaded(start_node: StartNode, lazy_images: None) -> None:
+    node = start_node()
     image = node.pull("sample:lazy")
     output = node.run(image, *WORKLOAD)
     assert (output.exit_code, output.stdout) == (0, "ready [1]\n")

@@ -52,25 +52,25 @@ def test_conversion_changes_nothing_in_an_image(whole_node: Node, lazy_images: N
 
 @pytest.mark.parametrize("name", ["torture-readable:other", "torture-readable:other-zstd"])
 def test_images_of_another_tool_are_shown_as_they_are(
-    start_node: StartNode, whole_node: Node, images_of_other_tools: None, plane: str, name: str
+    start_node: StartNode, whole_node: Node, images_of_other_tools: None, name: str
 ) -> None:
-    assert compare(start_node(plane=plane), whole_node, name, Clock.SECONDS) == ""
+    assert compare(start_node(), whole_node, name, Clock.SECONDS) == ""
 
 
 def test_image_by_skopeo_is_shown_as_it_was_before(
-    start_node: StartNode, whole_node: Node, images_of_other_tools: None, plane: str
+    start_node: StartNode, whole_node: Node, images_of_other_tools: None
 ) -> None:
     # Its own unpacked tree is no oracle: containerd refuses the DiffIDs that skopeo 1.9 gives these layers.
     # The one attribute with an empty value is lost in its TOC.
-    found = compare(start_node(plane=plane), whole_node, "by-skopeo:torture-readable", oracle="torture-readable:plain")
+    found = compare(start_node(), whole_node, "by-skopeo:torture-readable", oracle="torture-readable:plain")
     assert [line.partition(": ")[0] for line in found.splitlines()] == ["./attributes/user"]
     assert found.startswith("./attributes/user: xattrs: ")
 
 
 def test_layer_whose_toc_lost_the_bytes_of_a_name_is_ordinary_and_whole(
-    start_node: StartNode, whole_node: Node, images_of_other_tools: None, plane: str
+    start_node: StartNode, whole_node: Node, images_of_other_tools: None
 ) -> None:
-    node = start_node(plane=plane)
+    node = start_node()
     node.pull("torture:other")
     assert node.layer_states("torture:other") == ["ordinary", "ordinary", "lazy"]
     whole_node.pull_whole("torture:other")

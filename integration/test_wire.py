@@ -22,8 +22,8 @@ def test_pull_and_start_fetch_a_small_share_of_the_image(start_node: StartNode, 
     assert pulled < needed < size / 3
 
 
-def test_second_container_fetches_nothing(start_node: StartNode, lazy_images: None, plane: str) -> None:
-    node = start_node(plane=plane)
+def test_second_container_fetches_nothing(start_node: StartNode, lazy_images: None) -> None:
+    node = start_node()
     image = node.pull("sample:lazy")
     node.run(image, *WORKLOAD)
     before = node.traffic()

@@ -20,9 +20,11 @@ from snapshotter.config_values import (
     GIB,
     HOSTS,
     KIB,
+    LISTENER,
     MIB,
     OUTAGE,
     PATH,
+    PATHS,
     PATTERNS,
     SECONDS,
     SHARE,
@@ -141,6 +143,14 @@ class RegistryConfig:
     docker_config: Path | None = _key(
         None, PATH, "File with registry credentials; unset: $DOCKER_CONFIG/config.json, else ~/.docker/config.json."
     )
+    config_path: tuple[Path, ...] = _key(
+        (Path("/etc/containerd/certs.d"), Path("/etc/docker/certs.d")),
+        PATHS,
+        "Directories with a directory for each registry host that holds its hosts.toml, as containerd's config_path.",
+    )
+    credential_helper_timeout_s: float = _key(
+        10.0, SECONDS, "How long a credential helper (credHelpers, credsStore of docker's config.json) may take."
+    )
     plain_http: tuple[str, ...] = _key(
         (), HOSTS, "Registry hosts (host or host:port) spoken to without TLS; localhost is, without being named."
     )
@@ -157,6 +167,17 @@ class ContainerdConfig:
         Path("/run/containerd/containerd.sock"),
         PATH,
         "containerd's socket: manifests that it fetched already are read there instead of fetched once more.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Figures for Prometheus."""
+
+    address: str = _key(
+        "",
+        LISTENER,
+        'Where GET /metrics is answered, such as "127.0.0.1:9717"; empty: nowhere. Anybody who gets there may read.',
     )
 
 
@@ -189,6 +210,7 @@ class Config:
     cache: CacheConfig = CacheConfig()
     registry: RegistryConfig = RegistryConfig()
     containerd: ContainerdConfig = ContainerdConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
 
     @property

@@ -22,6 +22,7 @@ _UNITS = {
 }  # fmt: skip
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
+_LISTENER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]*):([0-9]{1,5})")
 _WAIT = re.compile(r"wait:([1-9][0-9]{0,8})([sm])")
 
 
@@ -80,7 +81,20 @@ def _read_path(value: object) -> Path:
     return Path(value)
 
 
-def _show_texts(texts: tuple[str, ...]) -> str:
+def _read_paths(value: object) -> tuple[Path, ...]:
+    if not isinstance(value, list):
+        raise ValueError('a list of absolute paths, such as ["/etc/containerd/certs.d"]')
+    return tuple(_read_path(item) for item in value)
+
+
+def _read_listener(value: object) -> str:
+    match = _LISTENER.fullmatch(value) if isinstance(value, str) else None
+    if value != "" and (match is None or int(match[2]) > 65535):
+        raise ValueError('"" or an address and a port, such as "127.0.0.1:9717", "[::1]:9717" or ":9717"')
+    return str(value)
+
+
+def _show_texts(texts: tuple[object, ...]) -> str:
     return "[" + ", ".join(map(quote, texts)) + "]"
 
 
@@ -161,6 +175,8 @@ def quote(text: object) -> str:
 BOOL = Kind(_read_bool, lambda value: "true" if value else "false")
 SIZE = Kind(_read_size, lambda size: quote(show_size(size)) if size and size % KIB == 0 else str(size))
 PATH = Kind(_read_path, quote)
+PATHS = Kind(_read_paths, _show_texts)
+LISTENER = Kind(_read_listener, quote)
 PATTERNS = Kind(_read_patterns, _show_texts)
 HOSTS = Kind(_read_hosts, _show_texts)
 OUTAGE = Kind(_read_outage, quote)

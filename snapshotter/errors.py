@@ -12,6 +12,7 @@ the library.
     ├ StoreError ─ StoreFull · StoreLocked · StateRevision
     ├ SnapshotError ─ NotFound · AlreadyExists · FailedPrecondition · InvalidArgument
     ├ PlaneError ─ WaiterKilled
+    ├ ContainerdError ─ ContainerdUnreachable · ContainerdUnfit
     └ DaemonUnreachable
 """
 
@@ -228,6 +229,26 @@ class DaemonUnreachable(SnapshotterError):
 
     status = Status.UNAVAILABLE
     exit_code = 60
+
+
+class ContainerdError(SnapshotterError):
+    """containerd refused what it was asked."""
+
+    status = Status.UNAVAILABLE
+    exit_code = 61
+
+
+class ContainerdUnreachable(ContainerdError):
+    """Nobody answers at containerd's socket, or not in time."""
+
+    exit_code = 62
+
+
+class ContainerdUnfit(ContainerdError):
+    """containerd is too old for this, or is not configured for this snapshotter."""
+
+    status = Status.FAILED_PRECONDITION
+    exit_code = 63
 
 
 def reason_of(error: SnapshotterError | OSError) -> Reason:

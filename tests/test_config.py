@@ -13,6 +13,7 @@ from snapshotter.config import (
     FetchConfig,
     LazyConfig,
     LogConfig,
+    MetricsConfig,
     RegistryConfig,
     dump,
     load,
@@ -53,7 +54,13 @@ def configs(draw: st.DrawFn) -> Config:
             connections_per_host=draw(st.integers(1, 256)),
         ),
         cache=CacheConfig(draw(st.sampled_from(["node", "registry", "image"])), draw(SIZES), high, low, draw(SIZES)),
-        registry=RegistryConfig(draw(st.none() | NAMES.map(lambda n: Path("/c") / n)), draw(HOSTS), draw(SECONDS)),
+        registry=RegistryConfig(
+            docker_config=draw(st.none() | NAMES.map(lambda n: Path("/c") / n)),
+            config_path=tuple(draw(st.lists(NAMES.map(lambda n: Path("/d") / n), max_size=3))),
+            credential_helper_timeout_s=draw(SECONDS),
+            plain_http=draw(HOSTS),
+        ),
+        metrics=MetricsConfig(draw(st.sampled_from(["", "127.0.0.1:9717", "[::1]:1", ":65535", "node.example:80"]))),
         log=LogConfig(draw(st.sampled_from(["debug", "error"])), draw(st.sampled_from(["text", "json"]))),
     )
 

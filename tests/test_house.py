@@ -20,10 +20,13 @@ BELOW = {
     "store": OPEN,
     "layer": OPEN | {"format", "registry", "store"},
     "plane": OPEN | {"layer", "format", "registry", "store"},
+    "containerd": OPEN | {"api"},
+    "metrics": OPEN,
     "service": OPEN | {"api", "store"},
-    "image": OPEN | {"layer", "format", "registry", "store", "api"},
-    "cli": OPEN | {"image", "layer", "format", "registry", "store", "api"},
-    "daemon": OPEN | {"service", "plane", "layer", "format", "registry", "store", "api"},
+    "image": OPEN | {"layer", "format", "registry", "store", "api", "containerd"},
+    "doctor": OPEN | {"plane", "layer", "format", "registry", "store", "api", "containerd"},
+    "cli": OPEN | {"image", "doctor", "layer", "format", "registry", "store", "api", "containerd"},
+    "daemon": OPEN | {"service", "plane", "layer", "format", "registry", "store", "api", "containerd", "metrics"},
 }
 # Commands that are the daemon, or do its work while there is none: the only arrows between the two upper rooms.
 DAEMON_COMMANDS = (PACKAGE / "cli" / "serve.py", PACKAGE / "cli" / "teardown.py")
@@ -197,7 +200,7 @@ def test_formats_rules_and_store_have_no_async() -> None:
 
 def texts() -> Iterator[Path]:
     """Every text file of the project that people write or that is generated into it."""
-    for folder in ("snapshotter", "tests", "integration", "proto", "systemd", "dev", ".ci"):
+    for folder in ("snapshotter", "tests", "integration", "proto", "deploy", "docs", "dev", ".ci"):
         yield from (path for path in sorted((TOP / folder).rglob("*")) if path.is_file() and path.suffix != ".pyc")
     yield from (path for path in sorted(TOP.iterdir()) if path.suffix in {".md", ".toml", ""} and path.is_file())
 

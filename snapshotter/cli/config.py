@@ -10,7 +10,7 @@ from snapshotter.cli.options import AbsolutePath
 
 @click.group()
 def config() -> None:
-    """Print the default configuration, or check a file."""
+    """Print or check a configuration, this program's or containerd's."""
 
 
 @config.command(short_help="Print every key with its default and meaning.")

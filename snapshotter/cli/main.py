@@ -3,9 +3,6 @@
 A command's module is imported when it is called, so that `--help` and completion do not wait for gRPC.
 """
 
-# ruff: noqa: ARG002 (the arguments of the group's methods are click's)
-
-import importlib
 import os
 import sys
 from typing import Any, NoReturn
@@ -13,17 +10,23 @@ from typing import Any, NoReturn
 import click
 
 from snapshotter import __version__
+from snapshotter.cli.lazy_group import LazyGroup, Place
 from snapshotter.errors import SnapshotterError
 
 COMMANDS = {
-    "serve": "Run the daemon that containerd talks to.",
-    "status": "Show how the daemon is.",
-    "layers": "Show every layer: how much of it is here, or why it is not lazy.",
-    "cache": "Look at the fetched files, delete or verify them.",
-    "image": "Convert images; works without a daemon.",
-    "teardown": "Unmount everything, unless containers use it.",
-    "config": "Print the default configuration, or check a file.",
-    "version": "Show the versions of this program and of the daemon.",
+    name: Place(name, name, what)
+    for name, what in {
+        "serve": "Run the daemon that containerd talks to.",
+        "status": "Show how the daemon is.",
+        "layers": "Show every layer: how much of it is here, or why it is not lazy.",
+        "top": "Show live who waits for which file, and what crosses the wire.",
+        "cache": "Look at the fetched files, delete or verify them.",
+        "image": "Pull images into containerd, make them lazy.",
+        "teardown": "Unmount everything, unless containers use it.",
+        "config": "Print or check a configuration, this program's or containerd's.",
+        "doctor": "Check the node from kernel to registry, and say what to do.",
+        "version": "Show the versions of this program and of the daemon.",
+    }.items()
 }
 
 EXIT_CODES = """\b
@@ -32,6 +35,7 @@ Exit codes:
    1  an error that is not in this table; the message says what happened
    2  a wrong option, argument or configuration file
    3  the daemon ended because of a teardown
+   4  doctor found something that must be mended
   10  bytes do not follow their format       11  bytes do not have their digest
   12  the layer cannot be lazy
   20  the registry answered something odd    21  the registry does not answer
@@ -43,6 +47,8 @@ Exit codes:
   42  it is in use, or in another state      43  a wrong request
   50  the kernel refused a mount
   60  no daemon answers
+  61  containerd refused                     62  containerd does not answer
+  63  containerd is too old, or not configured for this snapshotter
  130  interrupted                           141  the reader of the output went away
 """
 
@@ -50,18 +56,8 @@ INTERRUPTED = 130
 OUTPUT_CLOSED = 141
 
 
-class _Commands(click.Group):
-    """The group of commands, each imported only when it is used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"snapshotter.cli.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
-        return command
+class _Commands(LazyGroup):
+    """All commands."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a reader of our output that went away, as `head` does, is no error to talk about."""
@@ -74,12 +70,10 @@ class _Commands(click.Group):
             raise click.exceptions.Exit(OUTPUT_CLOSED) from None
         return result
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
 
-
-@click.group(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands, places=COMMANDS, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="snapshotter")
 def snapshotter() -> None:
     """Start containers from images that are fetched while they run."""

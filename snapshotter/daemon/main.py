@@ -38,8 +38,8 @@ from snapshotter.store.objects import ObjectStore
 from snapshotter.store.state import State
 
 if TYPE_CHECKING:
+    from snapshotter.containerd.content import ContainerdContent
     from snapshotter.daemon.planes import KernelSide
-    from snapshotter.service.containerd import ContainerdContent
 
 STOP_GRACE_S = 3.0
 """How long running calls may take after SIGTERM; containerd repeats those that are cut off."""
@@ -169,7 +169,7 @@ def _local_content(config: Config, undo: AsyncExitStack) -> Callable[[str, str],
 
     @lru_cache(maxsize=1)
     def content() -> "ContainerdContent":
-        from snapshotter.service.containerd import ContainerdContent
+        from snapshotter.containerd.content import ContainerdContent
 
         made = ContainerdContent(config.containerd.address)
         undo.callback(made.close)

@@ -44,4 +44,4 @@ def test_help_of_layers_explains_each_state_on_a_line_of_its_own(capsys: Capture
 def test_the_top_says_of_groups_what_they_say_themselves() -> None:
     for path, command in every_command(snapshotter):
         if len(path) == 1 and isinstance(command, click.Group):
-            assert command.help == COMMANDS[path[0]]
+            assert command.help == COMMANDS[path[0]].short_help

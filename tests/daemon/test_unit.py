@@ -10,7 +10,7 @@ import pytest
 
 from snapshotter.daemon.ending import TORN_DOWN
 
-UNIT = Path(__file__).parents[2] / "systemd" / "estargz-snapshotter.service"
+UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "estargz-snapshotter.service"
 
 
 def read_unit() -> RawConfigParser:

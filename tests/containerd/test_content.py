@@ -11,8 +11,8 @@ import pytest
 
 from snapshotter.api.content_pb2 import ReadContentRequest, ReadContentResponse
 from snapshotter.api.content_pb2_grpc import ContentServicer, add_ContentServicer_to_server
-from snapshotter.service import containerd
-from snapshotter.service.containerd import ContainerdContent
+from snapshotter.containerd import content as containerd
+from snapshotter.containerd.content import ContainerdContent
 
 DIGEST = f"sha256:{'0' * 64}"
 

@@ -17,7 +17,10 @@ ANSWER_MAX = 64 << 10
 
 
 class TocPool:
-    """At most `WORKERS` processes; one idle one is kept, since starting an interpreter takes a tenth of a second."""
+    """At most `WORKERS` processes, kept while they are idle.
+
+    Starting an interpreter takes a tenth of a second of a cold pull, which uses both; an idle one takes 14 MB.
+    """
 
     def __init__(self, nursery: trio.Nursery, job_timeout_s: float) -> None:
         self._nursery = nursery
@@ -26,10 +29,11 @@ class TocPool:
         self._idle: list[trio.Process] = []
 
     async def serve(self) -> None:
-        """Keep a worker ready for the first pull; until cancelled, which ends the idle workers."""
+        """Keep workers ready for the first pull; until cancelled, which ends the idle workers."""
         try:
             try:
-                self._idle.append(await self._start())
+                while len(self._idle) + self._slots.borrowed_tokens < WORKERS:
+                    self._idle.append(await self._start())
             except OSError as error:
                 # A task of the node's nursery: out of processes or memory, the first pull tries again.
                 log.warning("cannot start a worker for TOCs: %s", error)
@@ -57,7 +61,7 @@ class TocPool:
                     f"{self._timeout_s:.0f} s or its worker died (out of memory?)",
                 )
             done = msgspec.json.decode(line, type=Done)
-            if done.heavy or self._idle:
+            if done.heavy or len(self._idle) >= WORKERS:
                 self._stop(worker)
             else:
                 self._idle.append(worker)

@@ -13,7 +13,7 @@ from snapshotter.config import Config
 from snapshotter.errors import NotLazy, Reason, RegistryDenied, RegistryUnreachable
 from snapshotter.format.footer import Flavor
 from snapshotter.layer import images
-from snapshotter.layer.toc_pool import TocPool
+from snapshotter.layer.toc_pool import WORKERS, TocPool
 from tests.doubles.layers import BuiltLayer, dir, file, layer
 from tests.doubles.memory_registry import MemoryRegistry, digest_of
 from tests.layer.world import QUIET, World, request, run, world
@@ -290,6 +290,20 @@ def test_a_worker_that_died_idle_fails_no_pull(tmp_path: Path) -> None:
                 await worker.wait()
             (one,) = await it.pull(built[1], tag="2")
             assert await it.read(one, "d/1") == built[1].files["d/1"]
+
+    run(main)
+
+
+def test_both_workers_stay_for_the_next_pull(tmp_path: Path) -> None:
+    built = layers(8)
+
+    async def main() -> None:
+        async with world(tmp_path / "root", MemoryRegistry()) as it:
+            await it.pull(*built[:4])
+            first = {worker.pid for worker in it.room.pool._idle}
+            await it.pull(*built[4:], tag="2")
+            assert len(first) == WORKERS
+            assert {worker.pid for worker in it.room.pool._idle} == first
 
     run(main)
 

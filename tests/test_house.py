@@ -51,6 +51,8 @@ DOORS = (
     PACKAGE / "layer" / "shelf.py",
     PACKAGE / "layer" / "metadata_images.py",
     PACKAGE / "plane" / "erofs" / "gate.py",
+    # One check of a node that fails in a way nobody thought of must not hide what the others found.
+    PACKAGE / "doctor" / "examination.py",
 )
 # Never leaves its room: it says "try again" to the loop that catches it.
 SIGNALS = {"Transient"}

@@ -1,10 +1,11 @@
-"""`snapshotter config`: print the default configuration, check a file."""
+"""`snapshotter config`: print the default configuration, check a file; what containerd must be told."""
 
 from pathlib import Path
 
 import click
 
 from snapshotter import config as configuration
+from snapshotter.cli.config_containerd import containerd
 from snapshotter.cli.options import AbsolutePath
 
 
@@ -32,3 +33,6 @@ def check(file: Path | None) -> None:
         click.echo(f"{name} does not exist: the defaults are used")
         return
     click.echo(f"{name} is right: root {checked.root}, run_dir {checked.run_dir}, socket {checked.socket}")
+
+
+config.add_command(containerd)

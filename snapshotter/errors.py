@@ -5,10 +5,10 @@ command line, so that no door keeps a table of its own; and the reason that it i
 the library.
 
     SnapshotterError
-    ├ ConfigError
+    ├ ConfigError ─ HostsError
     ├ FormatError ─ IntegrityError
     ├ NotLazy
-    ├ RegistryError ─ RegistryUnreachable · RegistryDenied · BlobMissing · RangeUnsupported
+    ├ RegistryError ─ RegistryUnreachable · RegistryDenied · RegistryUntrusted · BlobMissing · RangeUnsupported
     ├ StoreError ─ StoreFull · StoreLocked · StateRevision
     ├ SnapshotError ─ NotFound · AlreadyExists · FailedPrecondition · InvalidArgument
     ├ PlaneError ─ WaiterKilled
@@ -54,7 +54,9 @@ class Reason(StrEnum):
     LIMIT = "over-a-limit"
     UNREACHABLE = "registry-unreachable"
     REGISTRY_DENIED = "registry-denied"
+    REGISTRY_UNTRUSTED = "registry-untrusted"
     REGISTRY_FAULT = "registry-fault"
+    HOSTS = "bad-hosts-toml"
     BLOB_MISSING = "blob-missing"
     NO_RANGES = "registry-without-ranges"
     TIMEOUT = "timeout"
@@ -78,6 +80,12 @@ class ConfigError(SnapshotterError):
 
     status = Status.INVALID_ARGUMENT
     exit_code = 2
+
+
+class HostsError(ConfigError):
+    """A registry's hosts.toml, or a certificate that it names, is wrong."""
+
+    reason = Reason.HOSTS
 
 
 class FormatError(SnapshotterError):
@@ -127,6 +135,13 @@ class RegistryDenied(RegistryError):
     status = Status.PERMISSION_DENIED
     exit_code = 22
     reason = Reason.REGISTRY_DENIED
+
+
+class RegistryUntrusted(RegistryError):
+    """TLS: the server is not who it should be, does not take us for who we are, or speaks none."""
+
+    exit_code = 25
+    reason = Reason.REGISTRY_UNTRUSTED
 
 
 class BlobMissing(RegistryError):

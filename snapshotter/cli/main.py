@@ -40,7 +40,7 @@ Exit codes:
   12  the layer cannot be lazy
   20  the registry answered something odd    21  the registry does not answer
   22  the registry refuses the credentials   23  the registry does not have it
-  24  the registry cannot serve ranges
+  24  the registry cannot serve ranges       25  TLS with the registry failed
   30  a disk or database failed              31  no room left
   32  another instance uses the directory    33  the directory is of a newer version
   40  no such thing                          41  it exists already

@@ -166,7 +166,7 @@ class Authenticator:
             known = self._headers.get(key)
             if known is not None and known.value != refused and known.good_until > now:
                 return known.value
-            credential = await self._credentials.lookup(need.endpoint.registry, need.repository)
+            credential = await self._credentials.lookup(need.endpoint.credentials_host, need.repository)
             fetched = await self._fetch(need, demand, credential)
             if fetched.value == refused:
                 raise RegistryDenied(
@@ -201,7 +201,8 @@ class Authenticator:
             request = self._oauth_request(url, demand, self._current_refresh(rotation, credential))
         else:
             request = self._token_request(url, demand, credential)
-        status, body = await self._wire.small_answer(request, _ANSWER_MAX)
+        tls = need.endpoint.tls.for_credentials(home=url.host == httpx.URL(need.endpoint.base).host)
+        status, body = await self._wire.small_answer(request, _ANSWER_MAX, tls)
         if status in {400, 401, 403}:
             raise RegistryDenied(
                 f"{shown(url)} gives no token for {need.repository} to {_whose(credential)} (HTTP {status}): "

@@ -5,22 +5,37 @@ Source: OCI Distribution Specification 1.1, pulling blobs; RFC 9110 section 14 (
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import httpx
+import trio
 
-from snapshotter.errors import FormatError, IntegrityError, RangeUnsupported, RegistryError
+from snapshotter.errors import (
+    BlobMissing,
+    FormatError,
+    HostsError,
+    IntegrityError,
+    RangeUnsupported,
+    RegistryError,
+    RegistryUnreachable,
+    RegistryUntrusted,
+)
 from snapshotter.registry.auth import Need
 from snapshotter.registry.exchange import Answer, Call, Exchange, at_endpoint, refusal
+from snapshotter.registry.health import Health
 from snapshotter.registry.redirect import shown
+from snapshotter.registry.reference import Reference, canonical_host
 from snapshotter.registry.retry import Transient
 from snapshotter.registry.wire import Body
 
 PIECE_MAX = 1 << 20
 # TLS comes in records of 16 KiB, and every piece costs each room above a round: small ones are put together.
 GATHER = 64 << 10
+
+BEHIND_S = 60.0
+"""How long a server that refused a blob, or sent something else, is asked after the others."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE)
 
@@ -31,6 +46,11 @@ class _Source:
 
     need: Need
     target: httpx.URL | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Which server, whatever is configured for it."""
+        return self.need.endpoint.base, self.need.endpoint.prefix
 
     def forget(self, target: httpx.URL) -> None:
         """Drop `target`, unless another reader has learned a newer one meanwhile."""
@@ -44,16 +64,31 @@ class Blob:
     Nothing is verified here but by `read_whole`: chunks have digests of their own.
     """
 
-    def __init__(self, exchange: Exchange, needs: Sequence[Need], digest: str, size: int) -> None:
-        """`needs` are the servers that have it, best first."""
+    def __init__(
+        self,
+        exchange: Exchange,
+        health: Health,
+        ref: Reference,
+        digest: str,
+        size: int,
+        needs: Callable[[], Sequence[Need]],
+    ) -> None:
+        """`needs` says which servers have it, best first. It is asked for each read: a layer outlives configurations."""
         self.digest = digest
         self.size = size
-        self.host = needs[0].endpoint.host
-        self._exchange = exchange
-        self.name = f"{needs[0].endpoint.registry}/{needs[0].repository}"
+        self.host = ref.api_host
+        """The registry's own server, mirrors or not: the name that counts for waiting, breaking off and complaints."""
+        self.serving = self.host
+        """The server that delivered last."""
+        self.name = f"{canonical_host(ref.host)}/{ref.repository}"
         """Registry and repository."""
+        self._exchange = exchange
+        self._health = health
+        self._needs = needs
         self._what = f"blob {digest[:19]}… of {self.name}"
-        self._sources = [_Source(need) for need in needs]
+        self._sources: dict[tuple[str, str], _Source] = {}
+        # Servers that are asked after the others: what they sent was wrong, or they refused this blob, until then.
+        self._behind: dict[str, float] = {}
 
     async def read_range(self, start: int, length: int) -> bytes:
         """Return exactly `length` bytes of the blob beginning at `start`.
@@ -97,41 +132,81 @@ class Blob:
             raise RegistryError(f"{self._what}: bytes {start} to {start + length} are not all among its {self.size}")
         return aclosing(self._pieces(start, start + length))
 
+    @property
+    def redirects_to(self) -> str | None:
+        """Host and port to which reads are redirected, as far as is known; no more of an address that may be signed."""
+        return next(
+            (source.target.netloc.decode() for source in self._sources.values() if source.target is not None), None
+        )
+
     def forget_redirects(self) -> None:
-        """Ask the registry itself the next time: what a remembered address served was wrong."""
-        for source in self._sources:
+        """What was served was wrong: ask another server the next time, and the registry itself where it redirected."""
+        for source in self._sources.values():
             source.target = None
+        self._behind[self.serving] = trio.current_time() + BEHIND_S
+
+    def _in_order(self) -> list[_Source]:
+        """The servers to ask, best first: as configured now, then the sick ones, then those of no use for this blob.
+
+        Raises RegistryUnreachable: the configuration is wrong; asking again helps once it is right.
+        """
+        try:
+            needs = self._needs()
+        except HostsError as error:
+            raise RegistryUnreachable(f"{self._what}: {error}") from None
+        self._sources = {source.key: source for source in map(self._source, needs)}
+        ordered = self._health.ordered(self._sources.values(), lambda source: source.need)
+        now = trio.current_time()
+        return sorted(ordered, key=lambda source: self._behind.get(source.need.endpoint.host, now) > now)
+
+    def _source(self, need: Need) -> _Source:
+        known = self._sources.get((need.endpoint.base, need.endpoint.prefix))
+        if known is not None and known.need == need:
+            return known
+        return _Source(need, known.target if known is not None else None)
 
     async def _pieces(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        position = start
-        sources = tuple(self._sources)
-        for source in sources:
-            try:
-                async with aclosing(self._from_source(source, position, end)) as pieces:
-                    async for piece in pieces:
-                        position += len(piece)
-                        yield piece
-                return
-            except RegistryError:
-                if source is sources[-1]:
-                    raise
-                # The next read begins with a server that may be in better health.
-                self._sources = [*(other for other in self._sources if other is not source), source]
-
-    async def _from_source(self, source: _Source, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from whoever has them. All servers are asked before one of them is asked again."""
         position = start
         attempts = self._exchange.wire.attempts(self._what)
+        refused: dict[tuple[str, str], RegistryError] = {}
         while position < end:
-            try:
-                async with self._answer(source, position, end) as answer:
-                    stop = self._granted(answer, position, end)
-                    async with aclosing(self._body(answer.response, stop - position)) as pieces:
+            sources = [source for source in self._in_order() if source.key not in refused]
+            if not sources:
+                raise _most_telling(refused.values())
+            fault: Transient | None = None
+            for source in sources:
+                began = position
+                try:
+                    async with aclosing(self._from_source(source, position, end)) as pieces:
                         async for piece in pieces:
                             position += len(piece)
                             attempts.progressed(len(piece))
                             yield piece
-            except Transient as fault:
+                    fault = None
+                    break
+                except Transient as broken:
+                    fault = broken
+                    if position > began:
+                        break  # it was sending: it is the first to be asked for the rest
+                    self._health.failed(source.need)
+                except RegistryError as error:
+                    refused[source.key] = error
+                    self._behind[source.need.endpoint.host] = trio.current_time() + BEHIND_S
+                    if isinstance(error, RegistryUntrusted):
+                        self._health.failed(source.need)
+            if fault is not None:
                 await attempts.pause(fault)
+
+    async def _from_source(self, source: _Source, position: int, end: int) -> AsyncGenerator[bytes, None]:
+        """What one request brings: it may stop earlier than `end`."""
+        async with self._answer(source, position, end) as answer:
+            stop = self._granted(answer, position, end)
+            async with aclosing(self._body(answer.response, stop - position)) as pieces:
+                async for piece in pieces:
+                    self._health.answered(source.need)
+                    self.serving = source.need.endpoint.host
+                    yield piece
 
     @asynccontextmanager
     async def _answer(self, source: _Source, position: int, end: int) -> AsyncIterator[Answer]:
@@ -222,3 +297,9 @@ class Blob:
                         yield whole[at : at + PIECE_MAX]
         if fault is not None:
             raise fault
+
+
+def _most_telling(errors: Collection[RegistryError]) -> RegistryError:
+    """The last server's error, which is the registry's own; that a blob is not there says less than any other."""
+    others = [error for error in errors if not isinstance(error, BlobMissing)]
+    return (others or list(errors))[-1]

@@ -3,19 +3,22 @@
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Self, TypeVar
 
 import httpx
 import trio
 
 from snapshotter.config import RegistryConfig
-from snapshotter.errors import FormatError, IntegrityError, RegistryError
+from snapshotter.errors import FormatError, HostsError, IntegrityError, RegistryError, RegistryUntrusted
 from snapshotter.registry import push
 from snapshotter.registry.auth import Authenticator, Need, pull_scope, push_scope
 from snapshotter.registry.blob import Blob
+from snapshotter.registry.certs_d import CertsDirectories
 from snapshotter.registry.credentials import CredentialSource, DockerConfig
 from snapshotter.registry.exchange import Call, Exchange, at_endpoint, refusal
-from snapshotter.registry.hosts import DirectHosts, HostsResolver
+from snapshotter.registry.health import Health
+from snapshotter.registry.hosts import Endpoint, HostsResolver
 from snapshotter.registry.manifest import ACCEPTED, MANIFEST_MAX, Manifest, parse_manifest
 from snapshotter.registry.push import Source
 from snapshotter.registry.redirect import Resolve
@@ -46,7 +49,8 @@ class Registry:
         decides how many run, and a demand read never waits in a pool. The keyword arguments replace the parts that
         configuration and network would give.
         """
-        self._hosts = hosts or DirectHosts(config.plain_http)
+        self._hosts = hosts or CertsDirectories(config.config_path, config.plain_http)
+        self._health = Health()
         self._wire = Wire(
             policy or RetryPolicy(config.retries),
             connect_timeout_s=config.connect_timeout_s,
@@ -70,9 +74,18 @@ class Registry:
         """Close every connection."""
         await self._wire.aclose()
 
+    def endpoints(self, ref: Reference) -> Sequence[Endpoint]:
+        """The servers that are asked for the image, best first. Raises HostsError."""
+        return self._hosts.endpoints(ref.host)
+
+    def sick(self) -> Mapping[str, bool]:
+        """Each server (host and port) that was asked lately, and whether it is passed over because it did not answer."""
+        return self._health.sick()
+
     def blob(self, ref: Reference, digest: str, size: int) -> Blob:
-        """The blob `digest` of `size` bytes in the repository of `ref`. No request is made."""
-        return Blob(self._exchange, self._needs(ref, (pull_scope(ref.repository),)), checked_digest(digest), size)
+        """The blob `digest` of `size` bytes in the repository of `ref`. No request is made, no file looked at."""
+        needs = partial(self._needs, ref, "pull", pull_scope(ref.repository))
+        return Blob(self._exchange, self._health, ref, checked_digest(digest), size, needs)
 
     async def manifest(self, ref: Reference, digest: str | None = None) -> Manifest:
         """The manifest or index that `digest`, else the reference's digest, else its tag names: raw and verified.
@@ -84,6 +97,7 @@ class Registry:
             BlobMissing: no such image.
             RegistryError: larger than 8 MiB.
             FormatError: a document that is no manifest.
+            HostsError: the registry's hosts.toml is wrong.
         """
         selector = checked_digest(digest) if digest is not None else ref.selector
         what = f"manifest {selector} of {ref.name}"
@@ -103,7 +117,9 @@ class Registry:
             except IntegrityError:
                 return await once(need)
 
-        return await self._first(self._needs(ref, (pull_scope(ref.repository),)), what, twice)
+        # A mirror that may be behind says what a digest is, but not what a tag is.
+        capability = "pull" if selector.startswith("sha256:") else "resolve"
+        return await self._first(self._needs(ref, capability, pull_scope(ref.repository)), what, twice)
 
     async def open_connections(self, ref: Reference, count: int) -> None:
         """Have `count` connections to the registry of `ref` at hand: opened side by side, without a credential.
@@ -111,18 +127,24 @@ class Registry:
         Requests that follow each other share one connection, requests side by side each open their own, a round trip
         (with TLS three) that can be spent while something else is waited for. Faults are passed over.
         """
-        endpoint = self._hosts.endpoints(ref.host)[0]
+        try:
+            needs = self._needs(ref, "pull", pull_scope(ref.repository))
+        except HostsError:
+            return  # whoever makes a request is told
+        endpoint = self._health.ordered(needs, lambda need: need)[0].endpoint
         async with trio.open_nursery() as nursery:
             for _ in range(count):
-                nursery.start_soon(self._open_connection, f"{endpoint.base}{endpoint.prefix}/", endpoint.headers)
+                nursery.start_soon(self._open_connection, endpoint)
 
-    async def _open_connection(self, url: str, headers: Mapping[str, str]) -> None:
-        with suppress(RegistryError, Transient):
-            await self._wire.small_answer(self._wire.request("GET", url, headers=headers), _PING_MAX)
+    async def _open_connection(self, endpoint: Endpoint) -> None:
+        url = f"{endpoint.base}{endpoint.prefix}/"
+        request = self._wire.request("GET", url, headers=endpoint.headers, connect_timeout_s=endpoint.connect_timeout_s)
+        with suppress(RegistryError, HostsError, Transient):
+            await self._wire.small_answer(request, _PING_MAX, endpoint.tls)
 
     async def blob_exists(self, ref: Reference, digest: str) -> bool:
         """Whether the repository of `ref` has the blob."""
-        needs = self._needs(ref, (push_scope(ref.repository),))[-1:]
+        needs = self._needs(ref, "push", push_scope(ref.repository))[-1:]
         checked_digest(digest)
         return await self._first(needs, f"blob {digest}", lambda need: push.blob_exists(self._exchange, need, digest))
 
@@ -143,7 +165,7 @@ class Registry:
         scopes = [push_scope(ref.repository)]
         if mount_from is not None:
             scopes.append(pull_scope(mount_from))
-        needs = self._needs(ref, tuple(sorted(scopes)))[-1:]
+        needs = self._needs(ref, "push", *sorted(scopes))[-1:]
         return await self._first(
             needs,
             f"upload of {digest}",
@@ -161,32 +183,49 @@ class Registry:
         if ref.digest is not None and ref.digest != digest:
             raise FormatError(f"{ref} cannot be stored: the manifest's digest is {digest}")
         selector = ref.tag or digest
-        needs = self._needs(ref, (push_scope(ref.repository),))[-1:]
+        needs = self._needs(ref, "push", push_scope(ref.repository))[-1:]
         return await self._first(
             needs,
             f"manifest {selector} of {ref.name}",
             lambda need: push.push_manifest(self._exchange, need, selector, raw, media_type),
         )
 
-    def _needs(self, ref: Reference, scopes: tuple[str, ...]) -> tuple[Need, ...]:
-        return tuple(Need(endpoint, ref.repository, scopes) for endpoint in self._hosts.endpoints(ref.host))
+    def _needs(self, ref: Reference, capability: str, *scopes: str) -> tuple[Need, ...]:
+        """The servers that may be asked for this, best first. Raises HostsError."""
+        endpoints = self._hosts.endpoints(ref.host)
+        able = tuple(Need(one, ref.repository, scopes) for one in endpoints if capability in one.capabilities)
+        if not able:
+            raise HostsError(
+                f"the hosts.toml of {ref.host} gives no server the capability {capability}: add it to `capabilities` of one"
+            )
+        return able
 
     async def _first(self, needs: Sequence[Need], what: str, operation: Callable[[Need], Awaitable[_T]]) -> _T:
-        """The result of the first server that has one, each tried as often as the policy says."""
-        for need in needs[:-1]:
-            try:
-                return await self._retried(need, what, operation)
-            except (RegistryError, FormatError):
-                continue
-        return await self._retried(needs[-1], what, operation)
+        """The result of the first server that has one. All are asked before one of them is asked again.
 
-    async def _retried(self, need: Need, what: str, operation: Callable[[Need], Awaitable[_T]]) -> _T:
+        Raises the error of the last one, which is the registry itself.
+        """
         attempts = self._wire.attempts(what)
+        refused: dict[int, RegistryError | FormatError] = {}
         while True:
-            try:
-                return await operation(need)
-            except Transient as fault:
-                await attempts.pause(fault)
+            fault: Transient | None = None
+            open_to_us = [(at, need) for at, need in enumerate(needs) if at not in refused]
+            for at, need in self._health.ordered(open_to_us, lambda one: one[1]):
+                try:
+                    result = await operation(need)
+                except Transient as broken:
+                    fault = broken
+                    self._health.failed(need)
+                except (RegistryError, FormatError) as error:
+                    refused[at] = error
+                    if isinstance(error, RegistryUntrusted):
+                        self._health.failed(need)
+                else:
+                    self._health.answered(need)
+                    return result
+            if fault is None:
+                raise refused[max(refused)]
+            await attempts.pause(fault)
 
 
 def _verified(raw: bytes, headers: httpx.Headers, selector: str, what: str) -> Manifest:

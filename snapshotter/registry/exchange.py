@@ -75,7 +75,8 @@ class Exchange:
         while True:
             home = same_origin(url, api)
             request = self._request(call, url, authorization if home else None, home=home)
-            async with aclosing(await self.wire.send(request)) as response:
+            tls = call.need.endpoint.tls if home else call.need.endpoint.tls.elsewhere()
+            async with aclosing(await self.wire.send(request, tls)) as response:
                 asked_itself = target is None and hops == 0
                 if asked_itself and not renewed and response.status_code in {401, 403}:
                     fresh = await self._leave(call, response, authorization)
@@ -113,11 +114,20 @@ class Exchange:
 
     def _request(self, call: Call, url: httpx.URL, authorization: str | None, *, home: bool) -> httpx.Request:
         headers = dict(call.headers)
+        connect_timeout_s = None
         if home:
             headers = {**call.need.endpoint.headers, **headers}
+            connect_timeout_s = call.need.endpoint.connect_timeout_s
         if authorization is not None:
             headers["authorization"] = authorization
-        return self.wire.request(call.method, url, headers=headers, content=call.content, timeout_s=call.timeout_s)
+        return self.wire.request(
+            call.method,
+            url,
+            headers=headers,
+            content=call.content,
+            timeout_s=call.timeout_s,
+            connect_timeout_s=connect_timeout_s,
+        )
 
 
 async def refusal(answer: Answer, what: str) -> RegistryError:

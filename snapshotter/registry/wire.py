@@ -1,8 +1,9 @@
-"""The one pooled HTTP client, and httpx's exceptions in our words."""
+"""The pooled HTTP clients, one for each way of TLS, and httpx's exceptions in our words."""
 
 import http.cookiejar
 import logging
 import math
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -11,9 +12,10 @@ import httpcore
 import httpx
 import trio
 
-from snapshotter.errors import RegistryError
+from snapshotter.errors import RegistryError, RegistryUntrusted
 from snapshotter.registry.redirect import AddressCheck, Resolve, shown
 from snapshotter.registry.retry import PROGRESS_MIN, Attempts, RetryPolicy, Transient, parse_retry_after
+from snapshotter.registry.tls import Tls
 
 # httpx logs whole addresses, whose query may be a signature, and httpcore logs headers.
 for _name in ("httpx", "httpcore"):
@@ -29,6 +31,10 @@ _DISCARD_MAX = 64 << 10
 _DISCARD_TIMEOUT_S = 1.0
 # How long the end of a complete body is awaited before its connection is given up.
 _END_TIMEOUT_S = 0.1
+
+# Clients for other ways of TLS than the usual one; a renewed certificate needs a new one. The oldest goes, and whoever reads
+# through it reads on through another: a body that breaks off is resumed.
+_CLIENTS_KEPT = 64
 
 _HEADERS = {"user-agent": "estargz-snapshotter", "accept-encoding": "identity"}
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -50,18 +56,36 @@ class Wire:
         """`transport` takes the place of the network in tests; proxies come from the environment."""
         self.addresses = AddressCheck(resolve)
         self._policy = policy
-        self._client = httpx.AsyncClient(
-            transport=transport,
+        self._transport = transport
+        self._timeout = httpx.Timeout(read_timeout_s, connect=connect_timeout_s, pool=None)
+        self._limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=idle_connections, keepalive_expiry=_KEEPALIVE_S
+        )
+        self._usual = self._new_client(Tls())
+        self._clients: dict[Tls, httpx.AsyncClient] = {}
+
+    def _new_client(self, tls: Tls) -> httpx.AsyncClient:
+        """Raises HostsError: a certificate cannot be read."""
+        return httpx.AsyncClient(
+            transport=self._transport,
             # The system's certificates, as every other program on the node trusts them, and not those of a package.
-            verify=ssl.create_default_context() if transport is None else False,
+            verify=tls.context() if self._transport is None else False,
             headers=_HEADERS,
             cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
-            timeout=httpx.Timeout(read_timeout_s, connect=connect_timeout_s, pool=None),
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=idle_connections, keepalive_expiry=_KEEPALIVE_S
-            ),
+            timeout=self._timeout,
+            limits=self._limits,
             follow_redirects=False,
         )
+
+    async def _client(self, tls: Tls) -> httpx.AsyncClient:
+        """The client for this way of TLS. Raises HostsError."""
+        if tls.usual:
+            return self._usual
+        client = self._clients.pop(tls, None) or self._new_client(tls)
+        self._clients[tls] = client
+        if len(self._clients) > _CLIENTS_KEPT:
+            await self._clients.pop(next(iter(self._clients))).aclose()
+        return client
 
     def attempts(self, what: str) -> Attempts:
         """A new count of tries for the operation `what`."""
@@ -75,27 +99,34 @@ class Wire:
         headers: Mapping[str, str],
         content: bytes | httpx.AsyncByteStream | None = None,
         timeout_s: float | None = None,
+        connect_timeout_s: float | None = None,
     ) -> httpx.Request:
-        """A request; `timeout_s` replaces the read timeout where an answer takes long."""
-        timeout = self._client.timeout
-        if timeout_s is not None:
-            timeout = httpx.Timeout(timeout_s, connect=timeout.connect, pool=None)
+        """A request; `timeout_s` replaces the read timeout where an answer takes long, `connect_timeout_s` the other."""
+        timeout = self._timeout
+        if timeout_s is not None or connect_timeout_s is not None:
+            timeout = httpx.Timeout(
+                timeout_s if timeout_s is not None else timeout.read,
+                connect=connect_timeout_s if connect_timeout_s is not None else timeout.connect,
+                pool=None,
+            )
         plain = content if isinstance(content, bytes) else None
-        built = self._client.build_request(method, url, headers=headers, content=plain, timeout=timeout)
+        built = self._usual.build_request(method, url, headers=headers, content=plain, timeout=timeout)
         if isinstance(content, httpx.AsyncByteStream):
             built = httpx.Request(method, url, headers=built.headers, stream=content, extensions=built.extensions)
         return built
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
+    async def send(self, request: httpx.Request, tls: Tls) -> httpx.Response:
         """The response with its body still to be read; the caller closes it.
 
         Raises:
             Transient: no connection, no answer, a broken one.
-            RegistryError: what another try would not change: TLS that is not trusted, or none at all.
+            RegistryUntrusted: what another try would not change: TLS that is not trusted, or none at all.
+            HostsError: a certificate that belongs to `tls` cannot be read.
         """
+        client = await self._client(tls)
         try:
             with trio.fail_after(self._answer_timeout_s(request)):
-                return await self._client.send(request, stream=True)
+                return await client.send(request, stream=True)
         except httpx.HTTPError as error:
             raise fault_of(error, request.url) from None
         except trio.TooSlowError:
@@ -108,21 +139,22 @@ class Wire:
             return float(timeouts["connect"] + timeouts["write"] + timeouts["read"])
         return math.inf
 
-    async def small_answer(self, request: httpx.Request, limit: int) -> tuple[int, bytes]:
+    async def small_answer(self, request: httpx.Request, limit: int, tls: Tls) -> tuple[int, bytes]:
         """Status and body (at most `limit` bytes) of one request that is neither redirected nor authenticated.
 
         Raises:
             Transient: also for a status that may be another the next time.
             RegistryError: the body is longer.
         """
-        async with aclosing(await self.send(request)) as response:
+        async with aclosing(await self.send(request, tls)) as response:
             if (again := transient_status(response)) is not None:
                 raise again
             return response.status_code, await read_bounded(response, limit)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        for client in (self._usual, *self._clients.values()):
+            await client.aclose()
 
 
 class Body:
@@ -233,19 +265,52 @@ def transient_status(response: httpx.Response) -> Transient | None:
 def fault_of(error: httpx.HTTPError, url: httpx.URL) -> Transient | RegistryError:
     """What an exception of httpx means to us: worth another try or not."""
     where = shown(url)
-    if (trouble := _tls_trouble(error)) is not None:
-        if isinstance(trouble, ssl.SSLCertVerificationError):
-            return RegistryError(
-                f"the certificate of {url.host} is not trusted ({trouble.verify_message}); add its authority to the "
-                "node's certificates"
-            )
-        if trouble.reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
-            return RegistryError(f"{url.host} does not speak TLS; if that is meant, list it in registry.plain_http")
+    if (trouble := _tls_trouble(error)) is not None and (untrusted := _untrusted(trouble, url.host)) is not None:
+        return untrusted
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return RegistryError(f"{where} cannot be asked: {error}")
     if isinstance(error, httpx.TransportError):
         return Transient(f"{where}: {_WORDS.get(type(error), str(error) or type(error).__name__)}")
     return RegistryError(f"{where}: {str(error) or type(error).__name__}")
+
+
+def _untrusted(trouble: ssl.SSLError, host: str) -> RegistryUntrusted | None:
+    """What a fault of TLS means, None for those that may be gone the next time."""
+    if isinstance(trouble, ssl.SSLCertVerificationError):
+        return RegistryUntrusted(f"the certificate of {host} is not accepted: {_verification(trouble)}")
+    reason = trouble.reason or ""
+    if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
+        return RegistryUntrusted(
+            f"{host} does not speak TLS; if that is meant, list it in registry.plain_http, or write http:// in its hosts.toml"
+        )
+    if "ALERT" in reason and _CERTIFICATE_ALERT.search(reason):
+        return RegistryUntrusted(
+            f"{host} does not accept us ({reason.lower().replace('_', ' ')}): it asks for a client certificate; name one "
+            "that it knows as `client` in its hosts.toml"
+        )
+    if "HANDSHAKE_FAILURE" in reason or "PROTOCOL_VERSION" in reason or reason == "UNSUPPORTED_PROTOCOL":
+        return RegistryUntrusted(
+            f"{host} and this node have no TLS version and cipher in common, or it asks for a client certificate "
+            f"({reason.lower().replace('_', ' ')}): name one as `client` in its hosts.toml, or ask its operator"
+        )
+    return None
+
+
+_CERTIFICATE_ALERT = re.compile(r"CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED")
+
+
+def _verification(trouble: ssl.SSLCertVerificationError) -> str:
+    """X509_V_ERR numbers: 10 expired, 9 not yet valid, 62 and 64 another name, the rest an authority that nobody knows."""
+    if trouble.verify_code == 10:
+        return "it has expired; its operator must renew it (or this node's clock is wrong)"
+    if trouble.verify_code == 9:
+        return "it is not valid yet; is this node's clock right?"
+    if trouble.verify_code in {62, 64}:
+        return f"it is for another name ({trouble.verify_message}); use the name that it is for"
+    return (
+        f"its authority is not known ({trouble.verify_message}); name the authority's file as `ca` in the registry's "
+        "hosts.toml, or add it to the node's certificates"
+    )
 
 
 _WORDS: Mapping[type[Exception], str] = {

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from urllib.parse import SplitResult, parse_qs
@@ -17,8 +18,14 @@ class TokenServer(LoopbackServer, TokenCheck):
     `users` (name → password) may be empty: then everybody gets a token. `refresh_tokens` are those that POST takes.
     """
 
-    def __init__(self, *, users: Mapping[str, str] | None = None, expires_in: float | None = 300) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        *,
+        users: Mapping[str, str] | None = None,
+        expires_in: float | None = 300,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__(tls=tls)
         self.users = dict(users or {})
         self.refresh_tokens: set[str] = set()
         self.expires_in = expires_in

@@ -65,7 +65,9 @@ def test_a_certificate_that_the_node_trusts_is_good(tmp_path: Path, monkeypatch:
 
 def test_a_certificate_that_the_node_does_not_trust_is_an_error_without_a_request(tmp_path: Path) -> None:
     with LoopbackRegistry(tls=certificate(tmp_path)) as server:
-        with pytest.raises(RegistryError, match=r"certificate of 127\.0\.0\.1 is not trusted") as caught:
+        with pytest.raises(
+            RegistryError, match=r"certificate of 127\.0\.0\.1 is not accepted: its authority is not known"
+        ) as caught:
             read_encrypted(server)
         assert not isinstance(caught.value, RegistryUnreachable)
         assert (server.requests, server.connections) == ([], 0)

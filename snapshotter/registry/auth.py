@@ -17,7 +17,8 @@ import trio
 
 from snapshotter.errors import RegistryDenied, RegistryError
 from snapshotter.registry.challenge import Challenge, parse_challenges
-from snapshotter.registry.credentials import Credential, CredentialSource
+from snapshotter.registry.credential import Credential
+from snapshotter.registry.credentials import CredentialSource
 from snapshotter.registry.hosts import Endpoint
 from snapshotter.registry.redirect import is_http, shown
 from snapshotter.registry.wire import Wire
@@ -166,8 +167,17 @@ class Authenticator:
             known = self._headers.get(key)
             if known is not None and known.value != refused and known.good_until > now:
                 return known.value
-            credential = await self._credentials.lookup(need.endpoint.credentials_host, need.repository)
-            fetched = await self._fetch(need, demand, credential)
+            host, repository = need.endpoint.credentials_host, need.repository
+            credential = await self._credentials.lookup(host, repository, fresh=refused is not None)
+            try:
+                fetched = await self._fetch(need, demand, credential)
+            except RegistryDenied:
+                # A token server that refuses: what a helper said a minute ago may have been replaced meanwhile.
+                newer = await self._credentials.lookup(host, repository, fresh=True)
+                if newer == credential:
+                    raise
+                credential = newer
+                fetched = await self._fetch(need, demand, credential)
             if fetched.value == refused:
                 raise RegistryDenied(
                     f"{need.endpoint.host} refuses {_whose(credential)} for {need.repository}; log in again"

@@ -17,7 +17,7 @@ from snapshotter.registry.blob import Blob
 from snapshotter.registry.certs_d import CertsDirectories
 from snapshotter.registry.credentials import CredentialSource, DockerConfig
 from snapshotter.registry.exchange import Call, Exchange, at_endpoint, refusal
-from snapshotter.registry.health import Health
+from snapshotter.registry.health import Complaints, Health
 from snapshotter.registry.hosts import Endpoint, HostsResolver
 from snapshotter.registry.manifest import ACCEPTED, MANIFEST_MAX, Manifest, parse_manifest
 from snapshotter.registry.push import Source
@@ -61,7 +61,11 @@ class Registry:
             resolve=resolve,
         )
         self._exchange = Exchange(
-            self._wire, Authenticator(self._wire, credentials or DockerConfig(config.docker_config))
+            self._wire,
+            Authenticator(
+                self._wire,
+                credentials or DockerConfig(config.docker_config, helper_timeout_s=config.credential_helper_timeout_s),
+            ),
         )
 
     async def __aenter__(self) -> Self:
@@ -131,7 +135,7 @@ class Registry:
             needs = self._needs(ref, "pull", pull_scope(ref.repository))
         except HostsError:
             return  # whoever makes a request is told
-        endpoint = self._health.ordered(needs, lambda need: need)[0].endpoint
+        endpoint = next((need for need in needs if self._health.is_well(need)), needs[0]).endpoint
         async with trio.open_nursery() as nursery:
             for _ in range(count):
                 nursery.start_soon(self._open_connection, endpoint)
@@ -144,7 +148,7 @@ class Registry:
 
     async def blob_exists(self, ref: Reference, digest: str) -> bool:
         """Whether the repository of `ref` has the blob."""
-        needs = self._needs(ref, "push", push_scope(ref.repository))[-1:]
+        needs = self._push_needs(ref, push_scope(ref.repository))
         checked_digest(digest)
         return await self._first(needs, f"blob {digest}", lambda need: push.blob_exists(self._exchange, need, digest))
 
@@ -165,7 +169,7 @@ class Registry:
         scopes = [push_scope(ref.repository)]
         if mount_from is not None:
             scopes.append(pull_scope(mount_from))
-        needs = self._needs(ref, "push", *sorted(scopes))[-1:]
+        needs = self._push_needs(ref, *sorted(scopes))
         return await self._first(
             needs,
             f"upload of {digest}",
@@ -183,7 +187,7 @@ class Registry:
         if ref.digest is not None and ref.digest != digest:
             raise FormatError(f"{ref} cannot be stored: the manifest's digest is {digest}")
         selector = ref.tag or digest
-        needs = self._needs(ref, "push", push_scope(ref.repository))[-1:]
+        needs = self._push_needs(ref, push_scope(ref.repository))
         return await self._first(
             needs,
             f"manifest {selector} of {ref.name}",
@@ -200,32 +204,43 @@ class Registry:
             )
         return able
 
+    def _push_needs(self, ref: Reference, *scopes: str) -> tuple[Need, ...]:
+        """The server that is pushed to: the registry itself if it may be, for what a mirror has must come from there."""
+        able = self._needs(ref, "push", *scopes)
+        # Two where both https and http are to be tried.
+        return tuple(need for need in able if need.endpoint.host == able[-1].endpoint.host)
+
     async def _first(self, needs: Sequence[Need], what: str, operation: Callable[[Need], Awaitable[_T]]) -> _T:
         """The result of the first server that has one. All are asked before one of them is asked again.
 
-        Raises the error of the last one, which is the registry itself.
+        Raises the error of the last one, which is the registry itself; it tells of the others as well.
         """
         attempts = self._wire.attempts(what)
+        complaints = Complaints()
         refused: dict[int, RegistryError | FormatError] = {}
         while True:
             fault: Transient | None = None
             open_to_us = [(at, need) for at, need in enumerate(needs) if at not in refused]
             for at, need in self._health.ordered(open_to_us, lambda one: one[1]):
+                self._health.asking(need)
                 try:
                     result = await operation(need)
                 except Transient as broken:
                     fault = broken
+                    complaints.note(need, broken)
                     self._health.failed(need)
                 except (RegistryError, FormatError) as error:
                     refused[at] = error
+                    complaints.note(need, error)
                     if isinstance(error, RegistryUntrusted):
                         self._health.failed(need)
                 else:
                     self._health.answered(need)
                     return result
             if fault is None:
-                raise refused[max(refused)]
-            await attempts.pause(fault)
+                last = refused[max(refused)]
+                raise type(last)(complaints.beside(last))
+            await attempts.pause(Transient(complaints.beside(fault), fault.retry_after_s))
 
 
 def _verified(raw: bytes, headers: httpx.Headers, selector: str, what: str) -> Manifest:

@@ -1,7 +1,7 @@
-"""Who may ask: credentials of registries, from docker's config.json.
+"""Who may ask: credentials of registries, from docker's config.json and the helpers that it names.
 
 Source: the documentation of `docker login` and docker's config.json; `identitytoken` and `registrytoken` as containerd
-and Docker write them.
+and Docker write them; which of credHelpers, credsStore and auths counts is what docker's own command does.
 """
 
 import base64
@@ -9,37 +9,66 @@ import binascii
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
 from snapshotter.errors import FormatError
-from snapshotter.registry.reference import canonical_host
+from snapshotter.registry.credential import Credential
+from snapshotter.registry.credential_helpers import CredentialHelpers
+from snapshotter.registry.reference import DOCKER_HUB, canonical_host
 
 _log = logging.getLogger(__name__)
 
+DOCKER_HUB_SERVER = "https://index.docker.io/v1/"
+"""What helpers call Docker Hub."""
+
+HELPERS_AT_ONCE = 8
+"""Threads that may wait for helpers: those of reads and disks are others."""
+
 
 @dataclass(frozen=True, slots=True)
-class Credential:
-    """What proves who we are; empty strings where there is nothing. Its repr shows no secret.
+class CredentialOrigin:
+    """Where a credential comes from, without secrets. `source` is a file, a helper or "none"; `detail` says which entry."""
 
-    `refresh_token` (docker's identitytoken) is exchanged for access tokens; `registry_token` is an access token itself.
-    """
-
+    source: str
+    detail: str
     username: str = ""
-    password: str = field(default="", repr=False)
-    refresh_token: str = field(default="", repr=False)
-    registry_token: str = field(default="", repr=False)
 
 
 class CredentialSource(Protocol):
     """Finds the credential for a registry. Asked when a registry demands one, not before."""
 
-    async def lookup(self, host: str, repository: str) -> Credential | None:
-        """The credential for `repository` at `host` (`docker.io` for Docker Hub's names), None for anonymous."""
+    async def lookup(self, host: str, repository: str, *, fresh: bool = False) -> Credential | None:
+        """The credential for `repository` at `host` (`docker.io` for Docker Hub's names), None for anonymous.
+
+        `fresh`: what was given last was refused. Raises RegistryDenied: there ought to be one, and it cannot be had.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class DockerFile:
+    """A config.json: `auths` by canonical host, or host and path; helpers by canonical host; the helper for all others."""
+
+    auths: Mapping[str, Credential] = field(default_factory=dict)
+    helpers: Mapping[str, str] = field(default_factory=dict)
+    store: str = ""
+
+    def helper(self, host: str) -> str:
+        """The helper that is asked for `host`; empty if none is, or if the file says so for this host."""
+        return self.helpers.get(canonical_host(host), self.store)
+
+    def entry(self, host: str, repository: str) -> str:
+        """The longest key of `auths` that `host/repository` begins with, empty if none does."""
+        key = f"{canonical_host(host)}/{repository}"
+        while key and key not in self.auths:
+            key = key.rpartition("/")[0]
+        return key
 
 
 class DockerConfig:
@@ -49,52 +78,115 @@ class DockerConfig:
     editor's slip must not stop jobs that read from public registries.
     """
 
-    def __init__(self, path: Path | None = None, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, path: Path | None = None, environ: Mapping[str, str] = os.environ, helper_timeout_s: float = 10.0
+    ) -> None:
         """`path` is the file or its directory; without it `$DOCKER_CONFIG` or `~/.docker`."""
         if path is None:
-            path = Path(environ["DOCKER_CONFIG"]) if environ.get("DOCKER_CONFIG") else Path.home() / ".docker"
-            path = path / "config.json"
+            home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+            path = (
+                Path(environ["DOCKER_CONFIG"]) if environ.get("DOCKER_CONFIG") else home / ".docker"
+            ) / "config.json"
         self.path = path
+        self._helpers = CredentialHelpers(environ, helper_timeout_s)
+        self._helper_threads: trio.CapacityLimiter | None = None
+        # Each is held while a helper is asked for a server: who comes meanwhile holds no thread.
+        self._asking: dict[str, trio.Lock] = {}
+        # Guards what follows: lookups read the file in threads.
+        self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
-        self._auths: Mapping[str, Credential] = {}
+        self._file = DockerFile()
+        self._complaint = ""
 
-    async def lookup(self, host: str, repository: str) -> Credential | None:
-        """The entry for the longest prefix of `host/repository` that has one."""
-        return await trio.to_thread.run_sync(self.find, host, repository)
+    async def lookup(self, host: str, repository: str, *, fresh: bool = False) -> Credential | None:
+        """What the helper for `host` has; without one, or where it has nothing, the entry for the longest prefix.
 
-    def find(self, host: str, repository: str) -> Credential | None:
+        Raises RegistryDenied: the helper fails.
+        """
+        found = await trio.to_thread.run_sync(self._read)
+        if name := found.helper(host):
+            if self._helper_threads is None:
+                self._helper_threads = trio.CapacityLimiter(HELPERS_AT_ONCE)
+            ask = partial(self._helpers.get, name, server_name(host), fresh=fresh)
+            async with self._asking.setdefault(host, trio.Lock()):
+                credential = await trio.to_thread.run_sync(ask, limiter=self._helper_threads, abandon_on_cancel=True)
+            if credential is not None:
+                return credential
+        return found.auths.get(found.entry(host, repository))
+
+    def find(self, host: str, repository: str, *, fresh: bool = False) -> Credential | None:
         """As `lookup`, blocking."""
-        self._refresh()
-        key = f"{canonical_host(host)}/{repository}"
-        while key:
-            if (found := self._auths.get(key)) is not None:
-                return found
-            key = key.rpartition("/")[0]
-        return None
+        found = self._read()
+        name = found.helper(host)
+        credential = self._helpers.get(name, server_name(host), fresh=fresh) if name else None
+        return credential or found.auths.get(found.entry(host, repository))
 
-    def _refresh(self) -> None:
-        path = self.path / "config.json" if self.path.is_dir() else self.path
+    def describe(self, host: str, repository: str) -> CredentialOrigin:
+        """Where the credential comes from; nothing of it is secret. Blocking.
+
+        Raises:
+            FormatError: the file is not what docker writes.
+            RegistryDenied: the helper fails.
+        """
+        path = self._path()
         try:
-            status = path.stat()
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if stamp == self._stamp:
-                return
-            text = path.read_bytes()
+            found = parse_docker_config(path.read_bytes())
         except FileNotFoundError:
-            self._stamp, self._auths = None, {}
-            return
+            return CredentialOrigin("none", f"there is no {path}")
         except OSError as error:
-            _log.warning("credentials: cannot read %s: %s", path, error.strerror)
-            return
-        self._stamp = stamp
-        try:
-            self._auths = parse_docker_config(text)
+            return CredentialOrigin("none", f"{path} cannot be read: {error.strerror}")
         except FormatError as error:
-            _log.warning("credentials: %s is not a docker config.json (%s); what was read before stays", path, error)
+            raise FormatError(f"{path} is not a docker config.json: {error}; log in again, or mend it") from None
+        name = found.helper(host)
+        if name:
+            credential = self._helpers.get(name, server_name(host))
+            if credential is not None:
+                return CredentialOrigin(f"docker-credential-{name}", f"for {server_name(host)}", credential.username)
+        entry = found.entry(host, repository)
+        if not entry:
+            asked = f", and docker-credential-{name} has none" if name else ""
+            return CredentialOrigin("none", f"{path} has no entry for {canonical_host(host)}{asked}")
+        return CredentialOrigin(str(path), f"its entry for {entry}", found.auths[entry].username)
+
+    def problems(self) -> Mapping[str, str]:
+        """What helpers failed with last, by server."""
+        return self._helpers.problems()
+
+    def _path(self) -> Path:
+        return self.path / "config.json" if self.path.is_dir() else self.path
+
+    def _read(self) -> DockerFile:
+        path = self._path()
+        with self._lock:
+            try:
+                status = path.stat()
+                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                if stamp != self._stamp:
+                    text = path.read_bytes()
+                    self._stamp = stamp
+                    self._file = parse_docker_config(text)
+                    self._complaint = ""
+            except FileNotFoundError:
+                self._stamp, self._file = None, DockerFile()
+            except OSError as error:
+                self._complain(f"cannot read {path}: {error.strerror}")
+            except FormatError as error:
+                self._complain(f"{path} is not a docker config.json ({error}); what was read before stays")
+            return self._file
+
+    def _complain(self, complaint: str) -> None:
+        if complaint != self._complaint:
+            _log.warning("credentials: %s", complaint)
+        self._complaint = complaint
 
 
-def parse_docker_config(text: bytes) -> dict[str, Credential]:
-    """Return the credentials of `auths` by canonical host, or host and path.
+def server_name(host: str) -> str:
+    """What a helper is asked for."""
+    return DOCKER_HUB_SERVER if canonical_host(host) == DOCKER_HUB else host
+
+
+def parse_docker_config(text: bytes) -> DockerFile:
+    """Return what a config.json says of credentials; what else is in it is docker's own business.
 
     Raises:
         FormatError: not the JSON that docker writes. The message has no part of the content, which is secret.
@@ -103,17 +195,28 @@ def parse_docker_config(text: bytes) -> dict[str, Credential]:
         document = json.loads(text)
     except (ValueError, RecursionError):
         raise FormatError("not JSON") from None
-    auths = document.get("auths") if isinstance(document, dict) else None
-    auths = {} if auths is None else auths
-    if not isinstance(document, dict) or not isinstance(auths, dict):
-        raise FormatError("no object with an object named auths")
+    if not isinstance(document, dict):
+        raise FormatError("not a JSON object")
     found = {}
-    for server, entry in auths.items():
+    for server, entry in _object(document, "auths").items():
         if not isinstance(entry, dict):
             raise FormatError(f"the entry of {server} is not an object")
         if (credential := _credential(entry, server)) is not None:
             found[_key(server)] = credential
-    return found
+    helpers = _object(document, "credHelpers")
+    store = document.get("credsStore") or ""
+    if not isinstance(store, str) or not all(isinstance(name, str) for name in helpers.values()):
+        raise FormatError("credsStore, or a value of credHelpers, is not the name of a helper")
+    return DockerFile(found, {_key(server): name for server, name in helpers.items()}, store)
+
+
+def _object(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = document.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise FormatError(f"{name} is not an object")
+    return value
 
 
 def _key(server: str) -> str:

@@ -8,7 +8,7 @@ import trio.testing
 
 from snapshotter.config import RegistryConfig
 from snapshotter.registry.client import Registry
-from snapshotter.registry.credentials import Credential
+from snapshotter.registry.credential import Credential
 from snapshotter.registry.retry import RetryPolicy
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -81,7 +81,7 @@ class Known:
         self.credential = credential
         self.asked: list[tuple[str, str]] = []
 
-    async def lookup(self, host: str, repository: str) -> Credential | None:
+    async def lookup(self, host: str, repository: str, *, fresh: bool = False) -> Credential | None:
         """The one."""
         self.asked.append((host, repository))
         return self.credential

@@ -10,7 +10,7 @@ import pytest
 from snapshotter.errors import RegistryDenied
 from snapshotter.registry.blob import Blob
 from snapshotter.registry.client import Registry
-from snapshotter.registry.credentials import Credential
+from snapshotter.registry.credential import Credential
 from snapshotter.registry.reference import parse_reference
 from tests.doubles.registry import digest_of
 from tests.registry.memory import Network, client, simulate

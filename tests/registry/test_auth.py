@@ -8,7 +8,7 @@ import trio
 
 from snapshotter.errors import RegistryDenied, RegistryError, RegistryUnreachable
 from snapshotter.registry.auth import merged_scopes
-from snapshotter.registry.credentials import Credential
+from snapshotter.registry.credential import Credential
 from tests.registry.memory import client, simulate
 from tests.registry.servers import (
     BEARER,

@@ -15,7 +15,7 @@ from snapshotter.errors import (
     RegistryUnreachable,
 )
 from snapshotter.registry.client import Registry
-from snapshotter.registry.credentials import Credential
+from snapshotter.registry.credential import Credential
 from snapshotter.registry.hosts import Endpoint
 from snapshotter.registry.manifest import DOCKER_MANIFEST, MANIFEST_MAX, OCI_MANIFEST, Manifest
 from snapshotter.registry.reference import parse_reference

@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from snapshotter.errors import FormatError
-from snapshotter.registry.credentials import Credential, DockerConfig, parse_docker_config
+from snapshotter.registry.credential import Credential
+from snapshotter.registry.credentials import DockerConfig, parse_docker_config
 
 
 def encoded(pair: str) -> str:
@@ -40,7 +41,7 @@ def write(path: Path, content: bytes, mtime: int) -> None:
     ],
 )
 def test_each_form_of_an_entry_is_read(entry: object, credential: Credential | None) -> None:
-    assert parse_docker_config(auths(**{"r.test": entry})).get("r.test") == credential
+    assert parse_docker_config(auths(**{"r.test": entry})).auths.get("r.test") == credential
 
 
 @pytest.mark.parametrize(

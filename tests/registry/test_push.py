@@ -10,7 +10,7 @@ import trio
 from snapshotter.config import RegistryConfig
 from snapshotter.errors import FormatError, RegistryDenied, RegistryError, RegistryUnreachable
 from snapshotter.registry.client import Registry
-from snapshotter.registry.credentials import Credential
+from snapshotter.registry.credential import Credential
 from snapshotter.registry.manifest import OCI_MANIFEST
 from snapshotter.registry.push import Source
 from snapshotter.registry.reference import Reference, parse_reference

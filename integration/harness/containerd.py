@@ -1,6 +1,7 @@
 """containerd with everything it writes below one folder, and the two ways to talk to it: ctr and CRI."""
 
 import shlex
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,10 +65,10 @@ class Containerd:
         self._process = Process("containerd", argv, self.folder / "log")
         self._process.wait_until(lambda: accepts(str(self.address)))
 
-    def stop(self) -> None:
-        """Stop it; containers go on."""
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it with a signal; containers go on."""
         if self._process:
-            self._process.stop()
+            self._process.stop(number)
             self._process = None
 
     def log(self) -> str:

@@ -116,6 +116,13 @@ class RegistryClient:
             return self.manifest(repository, manifest["manifests"][0]["digest"])
         return manifest
 
+    def descriptor(self, repository: str, tag: str) -> dict[str, Any]:
+        """How an index names the manifest under a tag."""
+        headers = {"Accept": ", ".join(MANIFEST_TYPES)}
+        answer = self._http.get(f"/v2/{repository}/manifests/{tag}", headers=headers).raise_for_status()
+        digest = "sha256:" + hashlib.sha256(answer.content).hexdigest()
+        return {"mediaType": answer.headers["Content-Type"], "digest": digest, "size": len(answer.content)}
+
     def blob(self, repository: str, digest: str) -> bytes:
         """A whole blob."""
         return self._http.get(f"/v2/{repository}/blobs/{digest}").raise_for_status().content

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from snapshotter.api import content_pb2 as snapshotter_dot_api_dot_content__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -34,18 +35,79 @@ class ContentStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Info = channel.unary_unary(
+                '/containerd.services.content.v1.Content/Info',
+                request_serializer=snapshotter_dot_api_dot_content__pb2.InfoRequest.SerializeToString,
+                response_deserializer=snapshotter_dot_api_dot_content__pb2.InfoResponse.FromString,
+                _registered_method=True)
+        self.Update = channel.unary_unary(
+                '/containerd.services.content.v1.Content/Update',
+                request_serializer=snapshotter_dot_api_dot_content__pb2.UpdateRequest.SerializeToString,
+                response_deserializer=snapshotter_dot_api_dot_content__pb2.UpdateResponse.FromString,
+                _registered_method=True)
         self.Read = channel.unary_stream(
                 '/containerd.services.content.v1.Content/Read',
                 request_serializer=snapshotter_dot_api_dot_content__pb2.ReadContentRequest.SerializeToString,
                 response_deserializer=snapshotter_dot_api_dot_content__pb2.ReadContentResponse.FromString,
+                _registered_method=True)
+        self.Status = channel.unary_unary(
+                '/containerd.services.content.v1.Content/Status',
+                request_serializer=snapshotter_dot_api_dot_content__pb2.StatusRequest.SerializeToString,
+                response_deserializer=snapshotter_dot_api_dot_content__pb2.StatusResponse.FromString,
+                _registered_method=True)
+        self.Write = channel.stream_stream(
+                '/containerd.services.content.v1.Content/Write',
+                request_serializer=snapshotter_dot_api_dot_content__pb2.WriteContentRequest.SerializeToString,
+                response_deserializer=snapshotter_dot_api_dot_content__pb2.WriteContentResponse.FromString,
+                _registered_method=True)
+        self.Abort = channel.unary_unary(
+                '/containerd.services.content.v1.Content/Abort',
+                request_serializer=snapshotter_dot_api_dot_content__pb2.AbortRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
 
 
 class ContentServicer:
     """Missing associated documentation comment in .proto file."""
 
+    def Info(self, request, context):
+        """What is known of a committed blob.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Update(self, request, context):
+        """Change a committed blob's labels; nothing else of it can be changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Read(self, request, context):
-        """The bytes of a blob in containerd's own store, in pieces. The namespace is in the header containerd-namespace.
+        """The bytes of a blob in containerd's own store, in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Status(self, request, context):
+        """How far a write has come that is not committed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Write(self, request_iterator, context):
+        """Begin a write or go on with a broken one; its ref is locked for others while the stream lives. A ref that is locked
+        is answered with UNAVAILABLE, a blob that is there with ALREADY_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Abort(self, request, context):
+        """Throw away a write that is not committed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -54,10 +116,35 @@ class ContentServicer:
 
 def add_ContentServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Info': grpc.unary_unary_rpc_method_handler(
+                    servicer.Info,
+                    request_deserializer=snapshotter_dot_api_dot_content__pb2.InfoRequest.FromString,
+                    response_serializer=snapshotter_dot_api_dot_content__pb2.InfoResponse.SerializeToString,
+            ),
+            'Update': grpc.unary_unary_rpc_method_handler(
+                    servicer.Update,
+                    request_deserializer=snapshotter_dot_api_dot_content__pb2.UpdateRequest.FromString,
+                    response_serializer=snapshotter_dot_api_dot_content__pb2.UpdateResponse.SerializeToString,
+            ),
             'Read': grpc.unary_stream_rpc_method_handler(
                     servicer.Read,
                     request_deserializer=snapshotter_dot_api_dot_content__pb2.ReadContentRequest.FromString,
                     response_serializer=snapshotter_dot_api_dot_content__pb2.ReadContentResponse.SerializeToString,
+            ),
+            'Status': grpc.unary_unary_rpc_method_handler(
+                    servicer.Status,
+                    request_deserializer=snapshotter_dot_api_dot_content__pb2.StatusRequest.FromString,
+                    response_serializer=snapshotter_dot_api_dot_content__pb2.StatusResponse.SerializeToString,
+            ),
+            'Write': grpc.stream_stream_rpc_method_handler(
+                    servicer.Write,
+                    request_deserializer=snapshotter_dot_api_dot_content__pb2.WriteContentRequest.FromString,
+                    response_serializer=snapshotter_dot_api_dot_content__pb2.WriteContentResponse.SerializeToString,
+            ),
+            'Abort': grpc.unary_unary_rpc_method_handler(
+                    servicer.Abort,
+                    request_deserializer=snapshotter_dot_api_dot_content__pb2.AbortRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -69,6 +156,60 @@ def add_ContentServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Content:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Info(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/containerd.services.content.v1.Content/Info',
+            snapshotter_dot_api_dot_content__pb2.InfoRequest.SerializeToString,
+            snapshotter_dot_api_dot_content__pb2.InfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Update(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/containerd.services.content.v1.Content/Update',
+            snapshotter_dot_api_dot_content__pb2.UpdateRequest.SerializeToString,
+            snapshotter_dot_api_dot_content__pb2.UpdateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Read(request,
@@ -87,6 +228,87 @@ class Content:
             '/containerd.services.content.v1.Content/Read',
             snapshotter_dot_api_dot_content__pb2.ReadContentRequest.SerializeToString,
             snapshotter_dot_api_dot_content__pb2.ReadContentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Status(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/containerd.services.content.v1.Content/Status',
+            snapshotter_dot_api_dot_content__pb2.StatusRequest.SerializeToString,
+            snapshotter_dot_api_dot_content__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Write(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/containerd.services.content.v1.Content/Write',
+            snapshotter_dot_api_dot_content__pb2.WriteContentRequest.SerializeToString,
+            snapshotter_dot_api_dot_content__pb2.WriteContentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Abort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/containerd.services.content.v1.Content/Abort',
+            snapshotter_dot_api_dot_content__pb2.AbortRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,7 +15,7 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from snapshotter.cli.options import AbsolutePath, json_option, size_option
+from snapshotter.cli.options import AbsolutePath, json_option, parse_platform, size_option
 from snapshotter.cli.show import human, print_json, printable
 from snapshotter.config import RegistryConfig
 from snapshotter.config_values import show_size
@@ -36,7 +36,7 @@ from snapshotter.image.location import LayoutLocation, Location, RegistryLocatio
 from snapshotter.image.prefetch import parse_prefetch_list
 from snapshotter.image.registry_image import RegistryImage
 from snapshotter.registry.client import Registry
-from snapshotter.registry.platform import Platform, host_platform, normalised
+from snapshotter.registry.platform import host_platform
 
 # Unpacked layers are large and /tmp is often memory.
 _BIG_TEMPORARY = "/var/tmp"  # noqa: S108 (where the private directory is made, not a file of ours)
@@ -116,7 +116,7 @@ def convert_command(
     if platform_text is not None and all_platforms:
         raise ConfigError("--platform and --all-platforms exclude each other")
     options = ConvertOptions(
-        platform=_platform(platform_text) if platform_text else host_platform(platform.machine()),
+        platform=parse_platform(platform_text) if platform_text else host_platform(platform.machine()),
         platform_demanded=platform_text is not None,
         all_platforms=all_platforms,
         prefetch=parse_prefetch_list(prefetch_list.read()) if prefetch_list else (),
@@ -159,13 +159,6 @@ async def _convert(
                 stack.push_async_callback(registry.aclose)
             ends.append(RegistryImage(registry, place.reference))
         return await convert(ends[0], ends[1], options, watcher)
-
-
-def _platform(text: str) -> Platform:
-    parts = text.split("/")
-    if not 2 <= len(parts) <= 3 or not all(parts):
-        raise ConfigError(f"--platform {text!r}: write OS/ARCH or OS/ARCH/VARIANT, such as linux/arm64")
-    return normalised(Platform(*parts))
 
 
 class _Watcher:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from snapshotter.config_values import parse_size
+from snapshotter.errors import ConfigError
+from snapshotter.registry.platform import Platform, normalised
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -70,3 +72,15 @@ def size_option(_context: click.Context, _option: click.Parameter, value: str) -
         return parse_size(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r} must be {error}") from None
+
+
+def parse_platform(text: str) -> Platform:
+    """Read the value of --platform.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    parts = text.split("/")
+    if not 2 <= len(parts) <= 3 or not all(parts):
+        raise ConfigError(f"--platform {text!r}: write OS/ARCH or OS/ARCH/VARIANT, such as linux/arm64")
+    return normalised(Platform(*parts))

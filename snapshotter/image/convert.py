@@ -12,6 +12,7 @@ from snapshotter.format.digest import Digest
 from snapshotter.format.writer import WriterOptions
 from snapshotter.image import documents
 from snapshotter.image.ends import Source, Target
+from snapshotter.image.first_error import first_error
 from snapshotter.image.layers import ConvertedLayer, LayerWork, Watcher, Workshop
 from snapshotter.image.prefetch import assign
 from snapshotter.image.tree import ImageTree
@@ -96,7 +97,7 @@ async def convert(source: Source, target: Target, options: ConvertOptions, watch
         await target.name_image(raw, image.descriptor)
         return Conversion(image.descriptor, (image,), ())
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise first_error(group) from group
 
 
 async def _convert_index(
@@ -202,16 +203,3 @@ def _check_platform(there: Platform, wanted: Platform) -> None:
 
 def _described(raw: bytes, media_type: str) -> Descriptor:
     return Descriptor(media_type, Digest(f"sha256:{hashlib.sha256(raw).hexdigest()}"), len(raw))
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that matters of those that tasks ended with: an interruption before anything else."""
-    leaves: list[BaseException] = []
-    groups: list[BaseExceptionGroup[BaseException]] = [group]
-    while groups:
-        for inner in groups.pop(0).exceptions:
-            if isinstance(inner, BaseExceptionGroup):
-                groups.append(inner)
-            else:
-                leaves.append(inner)
-    return next((leaf for leaf in leaves if not isinstance(leaf, Exception)), leaves[0])

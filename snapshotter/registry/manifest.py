@@ -5,7 +5,7 @@ Source: OCI Image Specification 1.1, manifest.md, image-index.md, descriptor.md;
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -89,7 +89,7 @@ class _DocumentJson(msgspec.Struct):
     layers: list[_DescriptorJson] | None = None
     manifests: list[_DescriptorJson] | None = None
     annotations: dict[str, str] | None = None
-    fs_layers: msgspec.Raw | None = msgspec.field(name="fsLayers", default=None)
+    fs_layers: Any = msgspec.field(name="fsLayers", default=None)
 
 
 _DECODER = msgspec.json.Decoder(_DocumentJson)

@@ -6,15 +6,25 @@ IMAGE ?=
 COMMAND ?=
 # The recipe reads them from the environment: quotes in them must not end the recipe's own.
 export IMAGE COMMAND
+# What make install and make uninstall take, as the scripts of the tarball do.
+PREFIX ?= /usr/local
+DESTDIR ?=
+export PREFIX DESTDIR
+# The interpreter that a release carries: Debian's own gets Debian's security updates.
+DIST_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
+export DIST_PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long bench lint api lock clean
+.PHONY: help setup setup-build demo test test-long bench lint api docs lock install uninstall dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install system packages (as root) and the locked virtual environment; does nothing when all is there
 	@PYTHON="$(PYTHON)" dev/setup.sh
+
+setup-build:
+	@PYTHON="$(PYTHON)" dev/setup.sh build
 
 demo: setup ## Pull an image lazily and whole, side by side; IMAGE=host/name:tag takes that one (COMMAND='…' what it runs)
 	@$(BIN)/python -m integration.demo $(if $(IMAGE),--image "$$IMAGE") $(if $(COMMAND),--command "$$COMMAND")
@@ -29,19 +39,32 @@ bench: setup ## The figures, as ratios; one alone: .venv/bin/python -m integrati
 	@$(BIN)/python -m integration.bench
 
 lint: setup ## Format check, ruff, mypy --strict
-	@$(BIN)/ruff format --check snapshotter tests integration
-	@$(BIN)/ruff check snapshotter tests integration
-	@$(BIN)/mypy snapshotter integration tests
+	@$(BIN)/ruff format --check snapshotter tests integration dev docs
+	@$(BIN)/ruff check snapshotter tests integration dev docs
+	@$(BIN)/mypy snapshotter integration tests dev
 
 api: setup ## Generate Python from the .proto files
 	@$(BIN)/python proto/generate.py
 	@$(BIN)/python -m grpc_tools.protoc -Iintegration/api=integration/proto --python_out=. --pyi_out=. integration/api/cri.proto
+
+docs: setup ## Generate the configuration and command line references in docs/
+	@$(BIN)/python docs/generate.py
 
 lock: ## Resolve the development dependencies anew into dev/requirements.lock
 	@$(PYTHON) -m venv build/lock
 	@build/lock/bin/pip install --quiet uv
 	@build/lock/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-header --no-annotate --quiet --upgrade --output-file dev/requirements.lock
+
+install: setup-build ## Build and install below PREFIX (/usr/local), in DESTDIR if given; over an older version too
+	@$(BIN)/python -m dev.distribution stage --python "$(DIST_PYTHON)"
+	@sh build/dist/estargz-snapshotter-*/install.sh
+
+uninstall: ## Remove it again; what the daemon keeps and the configuration stay
+	@sh deploy/install/uninstall.sh
+
+dist: setup-build ## Make dist/….tar.gz: a release that needs no compiler and no network on the node
+	@$(BIN)/python -m dev.distribution archive --python "$(DIST_PYTHON)"
 
 clean: ## Remove what was built, the cached sample images and the virtual environment
 	@rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,11 +14,20 @@ class LayerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LAYER_STATE_COMPLETE: _ClassVar[LayerState]
     LAYER_STATE_FAILED: _ClassVar[LayerState]
     LAYER_STATE_ORDINARY: _ClassVar[LayerState]
+
+class WaitKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WAIT_KIND_UNSPECIFIED: _ClassVar[WaitKind]
+    WAIT_KIND_READ: _ClassVar[WaitKind]
+    WAIT_KIND_LOOKUP: _ClassVar[WaitKind]
 LAYER_STATE_UNSPECIFIED: LayerState
 LAYER_STATE_LAZY: LayerState
 LAYER_STATE_COMPLETE: LayerState
 LAYER_STATE_FAILED: LayerState
 LAYER_STATE_ORDINARY: LayerState
+WAIT_KIND_UNSPECIFIED: WaitKind
+WAIT_KIND_READ: WaitKind
+WAIT_KIND_LOOKUP: WaitKind
 
 class VersionRequest(_message.Message):
     __slots__ = ()
@@ -198,6 +207,127 @@ class CachedFile(_message.Message):
     referenced: bool
     last_use_ns: int
     def __init__(self, domain: _Optional[str] = ..., name: _Optional[str] = ..., size: _Optional[int] = ..., present: _Optional[int] = ..., complete: _Optional[bool] = ..., referenced: _Optional[bool] = ..., last_use_ns: _Optional[int] = ...) -> None: ...
+
+class CacheImagesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CacheImagesResponse(_message.Message):
+    __slots__ = ("images",)
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[CachedImage]
+    def __init__(self, images: _Optional[_Iterable[_Union[CachedImage, _Mapping]]] = ...) -> None: ...
+
+class CachedImage(_message.Message):
+    __slots__ = ("image", "lazy", "ordinary", "failed", "size", "present", "last_use_ns")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    LAZY_FIELD_NUMBER: _ClassVar[int]
+    ORDINARY_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    LAST_USE_NS_FIELD_NUMBER: _ClassVar[int]
+    image: str
+    lazy: int
+    ordinary: int
+    failed: int
+    size: int
+    present: int
+    last_use_ns: int
+    def __init__(self, image: _Optional[str] = ..., lazy: _Optional[int] = ..., ordinary: _Optional[int] = ..., failed: _Optional[int] = ..., size: _Optional[int] = ..., present: _Optional[int] = ..., last_use_ns: _Optional[int] = ...) -> None: ...
+
+class ActivityRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ActivityResponse(_message.Message):
+    __slots__ = ("clock_ns", "plane", "started_at_ns", "layers_lazy", "fetched_demand", "fetched_prefetch", "fetched_background", "fetching_demand", "fetching_prefetch", "fetching_background", "cache_used", "cache_quota", "reads_waiting", "lookups_waiting", "longest_wait_ns", "processes_seen", "fuse_requests", "away", "waits")
+    class FuseRequestsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    CLOCK_NS_FIELD_NUMBER: _ClassVar[int]
+    PLANE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_LAZY_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_DEMAND_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_PREFETCH_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BACKGROUND_FIELD_NUMBER: _ClassVar[int]
+    FETCHING_DEMAND_FIELD_NUMBER: _ClassVar[int]
+    FETCHING_PREFETCH_FIELD_NUMBER: _ClassVar[int]
+    FETCHING_BACKGROUND_FIELD_NUMBER: _ClassVar[int]
+    CACHE_USED_FIELD_NUMBER: _ClassVar[int]
+    CACHE_QUOTA_FIELD_NUMBER: _ClassVar[int]
+    READS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    LOOKUPS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    LONGEST_WAIT_NS_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_SEEN_FIELD_NUMBER: _ClassVar[int]
+    FUSE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    AWAY_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    clock_ns: int
+    plane: str
+    started_at_ns: int
+    layers_lazy: int
+    fetched_demand: int
+    fetched_prefetch: int
+    fetched_background: int
+    fetching_demand: int
+    fetching_prefetch: int
+    fetching_background: int
+    cache_used: int
+    cache_quota: int
+    reads_waiting: int
+    lookups_waiting: int
+    longest_wait_ns: int
+    processes_seen: bool
+    fuse_requests: _containers.ScalarMap[str, int]
+    away: _containers.RepeatedCompositeFieldContainer[HostAway]
+    waits: _containers.RepeatedCompositeFieldContainer[Wait]
+    def __init__(self, clock_ns: _Optional[int] = ..., plane: _Optional[str] = ..., started_at_ns: _Optional[int] = ..., layers_lazy: _Optional[int] = ..., fetched_demand: _Optional[int] = ..., fetched_prefetch: _Optional[int] = ..., fetched_background: _Optional[int] = ..., fetching_demand: _Optional[int] = ..., fetching_prefetch: _Optional[int] = ..., fetching_background: _Optional[int] = ..., cache_used: _Optional[int] = ..., cache_quota: _Optional[int] = ..., reads_waiting: _Optional[int] = ..., lookups_waiting: _Optional[int] = ..., longest_wait_ns: _Optional[int] = ..., processes_seen: _Optional[bool] = ..., fuse_requests: _Optional[_Mapping[str, int]] = ..., away: _Optional[_Iterable[_Union[HostAway, _Mapping]]] = ..., waits: _Optional[_Iterable[_Union[Wait, _Mapping]]] = ...) -> None: ...
+
+class HostAway(_message.Message):
+    __slots__ = ("host", "failure")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    failure: str
+    def __init__(self, host: _Optional[str] = ..., failure: _Optional[str] = ...) -> None: ...
+
+class Wait(_message.Message):
+    __slots__ = ("kind", "waited_ns", "path", "path_seen", "digest", "size", "layer", "image", "reads", "pid", "process", "container", "namespace", "container_name")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WAITED_NS_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    PATH_SEEN_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    READS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_NAME_FIELD_NUMBER: _ClassVar[int]
+    kind: WaitKind
+    waited_ns: int
+    path: str
+    path_seen: bool
+    digest: str
+    size: int
+    layer: str
+    image: str
+    reads: int
+    pid: int
+    process: str
+    container: str
+    namespace: str
+    container_name: str
+    def __init__(self, kind: _Optional[_Union[WaitKind, str]] = ..., waited_ns: _Optional[int] = ..., path: _Optional[str] = ..., path_seen: _Optional[bool] = ..., digest: _Optional[str] = ..., size: _Optional[int] = ..., layer: _Optional[str] = ..., image: _Optional[str] = ..., reads: _Optional[int] = ..., pid: _Optional[int] = ..., process: _Optional[str] = ..., container: _Optional[str] = ..., namespace: _Optional[str] = ..., container_name: _Optional[str] = ...) -> None: ...
 
 class CachePruneRequest(_message.Message):
     __slots__ = ("include_referenced", "keep")

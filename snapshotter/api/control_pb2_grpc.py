@@ -59,6 +59,16 @@ class ControlStub:
                 request_serializer=snapshotter_dot_api_dot_control__pb2.CacheListRequest.SerializeToString,
                 response_deserializer=snapshotter_dot_api_dot_control__pb2.CacheListResponse.FromString,
                 _registered_method=True)
+        self.CacheImages = channel.unary_stream(
+                '/estargz.control.v1.Control/CacheImages',
+                request_serializer=snapshotter_dot_api_dot_control__pb2.CacheImagesRequest.SerializeToString,
+                response_deserializer=snapshotter_dot_api_dot_control__pb2.CacheImagesResponse.FromString,
+                _registered_method=True)
+        self.Activity = channel.unary_unary(
+                '/estargz.control.v1.Control/Activity',
+                request_serializer=snapshotter_dot_api_dot_control__pb2.ActivityRequest.SerializeToString,
+                response_deserializer=snapshotter_dot_api_dot_control__pb2.ActivityResponse.FromString,
+                _registered_method=True)
         self.CachePrune = channel.unary_stream(
                 '/estargz.control.v1.Control/CachePrune',
                 request_serializer=snapshotter_dot_api_dot_control__pb2.CachePruneRequest.SerializeToString,
@@ -114,6 +124,20 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CacheImages(self, request, context):
+        """What each image has in the cache, in batches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Activity(self, request, context):
+        """What goes on at this moment, and who waits for what.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CachePrune(self, request, context):
         """Delete cached files; a message per step and a last one with `done`. Breaking off the call stops the work.
         """
@@ -163,6 +187,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.CacheList,
                     request_deserializer=snapshotter_dot_api_dot_control__pb2.CacheListRequest.FromString,
                     response_serializer=snapshotter_dot_api_dot_control__pb2.CacheListResponse.SerializeToString,
+            ),
+            'CacheImages': grpc.unary_stream_rpc_method_handler(
+                    servicer.CacheImages,
+                    request_deserializer=snapshotter_dot_api_dot_control__pb2.CacheImagesRequest.FromString,
+                    response_serializer=snapshotter_dot_api_dot_control__pb2.CacheImagesResponse.SerializeToString,
+            ),
+            'Activity': grpc.unary_unary_rpc_method_handler(
+                    servicer.Activity,
+                    request_deserializer=snapshotter_dot_api_dot_control__pb2.ActivityRequest.FromString,
+                    response_serializer=snapshotter_dot_api_dot_control__pb2.ActivityResponse.SerializeToString,
             ),
             'CachePrune': grpc.unary_stream_rpc_method_handler(
                     servicer.CachePrune,
@@ -315,6 +349,60 @@ class Control:
             '/estargz.control.v1.Control/CacheList',
             snapshotter_dot_api_dot_control__pb2.CacheListRequest.SerializeToString,
             snapshotter_dot_api_dot_control__pb2.CacheListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CacheImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/estargz.control.v1.Control/CacheImages',
+            snapshotter_dot_api_dot_control__pb2.CacheImagesRequest.SerializeToString,
+            snapshotter_dot_api_dot_control__pb2.CacheImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Activity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/estargz.control.v1.Control/Activity',
+            snapshotter_dot_api_dot_control__pb2.ActivityRequest.SerializeToString,
+            snapshotter_dot_api_dot_control__pb2.ActivityResponse.FromString,
             options,
             channel_credentials,
             insecure,

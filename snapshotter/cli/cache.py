@@ -2,8 +2,9 @@
 
 # ruff: noqa: PLC0415 (imported where it is needed: no other command waits for gRPC)
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,20 @@ from snapshotter.cli import show
 from snapshotter.cli.connection import daemon
 from snapshotter.cli.options import daemon_options, size_option, timeout_option
 from snapshotter.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from snapshotter.api.control_pb2_grpc import ControlStub
+
+Row = dict[str, Any]
+
+ORDERS: dict[str, Callable[[Row], tuple[Any, ...]]] = {
+    "image": lambda row: (row["image"],),
+    "size": lambda row: (-row["size"], row["image"]),
+    "here": lambda row: (-row["present"], row["image"]),
+    "share": lambda row: (-row["present"] / row["size"] if row["size"] else 1, row["image"]),
+    "last-use": lambda row: (-row["last_use_ns"], row["image"]),
+}
+"""How `cache list` may be sorted: names upwards, sizes and times downwards."""
 
 
 @click.group()
@@ -57,16 +72,62 @@ def usage(*, config_path: Path | None, address: Path | None, timeout_s: float, a
     )
 
 
-@cache.command("list")
+@cache.command("list", short_help="Show what each image has in the cache, or every file.")
+@click.option("--files", "by_file", is_flag=True, help="Show every file instead of every image.")
+@click.option(
+    "--sort", "order", type=click.Choice(list(ORDERS)), default="image", show_default=True, help="Order of the images."
+)
 @timeout_option
 @daemon_options
-def list_files(*, config_path: Path | None, address: Path | None, timeout_s: float, as_json: bool) -> None:
-    """Show every file of the cache."""
-    with daemon(config_path, address) as stub:
-        from snapshotter.api import control_pb2 as pb
+def list_content(
+    *, by_file: bool, order: str, config_path: Path | None, address: Path | None, timeout_s: float, as_json: bool
+) -> None:
+    """Show what each image has on this node: its layers, the size of its files, and how much of them is here.
 
-        answers = stub.CacheList(pb.CacheListRequest(), timeout=timeout_s)
-        rows = [show.plain(file) for answer in answers for file in answer.files]
+    A file that several layers of an image have counts once, one that several images have counts for each of them. Sizes
+    are those of lazy layers; what containerd unpacked the ordinary way is not in the cache.
+    """
+    with daemon(config_path, address) as stub:
+        if by_file:
+            _list_files(stub, timeout_s, as_json=as_json)
+        else:
+            _list_images(stub, timeout_s, order, as_json=as_json)
+
+
+def _list_images(stub: "ControlStub", timeout_s: float, order: str, *, as_json: bool) -> None:
+    from snapshotter.api import control_pb2 as pb
+
+    answers = stub.CacheImages(pb.CacheImagesRequest(), timeout=timeout_s)
+    rows = sorted((show.plain(image) for answer in answers for image in answer.images), key=ORDERS[order])
+    unnamed = stub.CacheUsage(pb.CacheUsageRequest(), timeout=timeout_s).unreferenced
+    if as_json:
+        show.print_json({"images": rows, "unnamed": unnamed})
+        return
+    if not rows and not unnamed:
+        show.console().print("The cache is empty, and no image has been pulled through this daemon.")
+        return
+    kinds = ["lazy", "ordinary", *(["failed"] if any(row["failed"] for row in rows) else [])]
+    numbers = (*(kind.upper() for kind in kinds), "SIZE", "HERE", "SHARE")
+    table = show.table(*numbers, "LAST USE", "IMAGE", right=numbers)
+    for row in rows:
+        known = bool(row["lazy"])
+        table.add_row(
+            *(str(row[kind]) for kind in kinds),
+            show.human(row["size"]) if known else "-",
+            show.human(row["present"]) if known else "-",
+            show.share(row["present"], row["size"]),
+            show.ago(row["last_use_ns"]) if known else "-",
+            show.cell(row["image"] or "(image unknown)"),
+        )
+    table.add_row(*("" for _ in kinds), "", show.human(unnamed), "", "", show.cell("not named by any image"))
+    show.emit(table)
+
+
+def _list_files(stub: "ControlStub", timeout_s: float, *, as_json: bool) -> None:
+    from snapshotter.api import control_pb2 as pb
+
+    answers = stub.CacheList(pb.CacheListRequest(), timeout=timeout_s)
+    rows = [show.plain(file) for answer in answers for file in answer.files]
     if as_json:
         show.print_json(rows)
         return

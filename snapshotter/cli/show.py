@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 _LONG_HEX = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+_WORD_BEGINS = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 UNBOUNDED_WIDTH = 10_000
 """Width where no terminal is: programs that read lines want a row on one line."""
@@ -124,8 +125,9 @@ def plain(message: "Message") -> dict[str, Any]:
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         if field.enum_type is not None:
-            name = field.enum_type.values_by_number[value].name
-            values[field.name] = name.removeprefix("LAYER_STATE_").lower()
+            # By protobuf's custom the values of an enum begin with its name.
+            prefix = _WORD_BEGINS.sub("_", field.enum_type.name).upper() + "_"
+            values[field.name] = field.enum_type.values_by_number[value].name.removeprefix(prefix).lower()
         else:
             values[field.name] = _plain_value(value)
     return values

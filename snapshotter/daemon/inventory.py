@@ -1,15 +1,18 @@
 """What is on this node, counted when somebody asks: layers by image, files of the cache and who names them."""
 
+import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 
 from snapshotter.errors import NotFound
 from snapshotter.format.index import Index
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.shelf import Shelf
-from snapshotter.service.control import CachedFileView, LayerState, LayerView
+from snapshotter.service.control_views import CachedFileView, CachedImageView, LayerState, LayerView
 from snapshotter.store import state_snapshots
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.placement import ObjectInfo
@@ -69,6 +72,75 @@ def layer_rows(state: State, shelf: Shelf, store: ObjectStore) -> list[LayerView
         for image in images:
             by_image[image].setdefault((row.digest, row.number), replace(row, image=image))
     return [row for image in sorted(by_image) for row in by_image[image].values()]
+
+
+@dataclass(slots=True)
+class _ImageLayers:
+    """What became of an image's layers: those mounted by number, ordinary ones by digest, and how many failed."""
+
+    lazy: dict[int, Layer] = field(default_factory=dict)
+    ordinary: set[str] = field(default_factory=set)
+    failed: set[int] = field(default_factory=set)
+
+
+def cached_images(state: State, shelf: Shelf, store: ObjectStore) -> Iterator[CachedImageView]:
+    """Yield what each image has on this node, by image. A file of several layers of an image counts once."""
+    images = _layers_by_image(state, shelf)
+    present = present_content(store)
+    for image, layers in sorted(images.items()):
+        size = here = 0
+        domains: dict[str, list[Layer]] = defaultdict(list)
+        for layer in layers.lazy.values():
+            domains[layer.domain].append(layer)
+        for domain, of_domain in domains.items():
+            domain_size, domain_here = _sums(of_domain, present.get(domain, {}))
+            size, here = size + domain_size, here + domain_here
+        yield CachedImageView(
+            image=image,
+            lazy=len(layers.lazy),
+            ordinary=len(layers.ordinary),
+            failed=len(layers.failed),
+            size=size,
+            present=here,
+            last_use_ns=max((layer.record.last_used_ns for layer in layers.lazy.values()), default=0),
+        )
+
+
+def _layers_by_image(state: State, shelf: Shelf) -> dict[str, _ImageLayers]:
+    """Return the layers that snapshots stand for, by image; as `layer_rows` has them."""
+    with state.read() as db:
+        snapshots = state_snapshots.everything(db)
+    images: dict[str, _ImageLayers] = defaultdict(_ImageLayers)
+    sources: dict[int, set[str]] = {}
+    for snapshot in snapshots:
+        number = snapshot.layer_number
+        if number is not None:
+            if number not in sources:
+                sources[number] = {source.reference for source in state.sources(number)}
+            layer = shelf.get(number)
+            for image in sources[number] or {snapshot.reference or ""}:
+                if layer is None:
+                    images[image].failed.add(number)
+                else:
+                    images[image].lazy[number] = layer
+        elif snapshot.not_lazy is not None:
+            row = _ordinary_row(snapshot)
+            images[row.image].ordinary.add(row.digest)
+    return images
+
+
+def _sums(layers: Iterable[Layer], here: Mapping[bytes, int]) -> tuple[int, int]:
+    """Return (bytes of the files of some layers, bytes of them that are here); equal files count once.
+
+    Indexes are sorted by digest: they are merged, since a set of an image's digests would take 200 bytes for each.
+    """
+    merged = heapq.merge(*(layer.index.digests() for layer in layers), key=itemgetter(0))
+    size = present = 0
+    for digest, same in groupby(merged, key=itemgetter(0)):
+        _, file_size, _ = next(same)
+        size += file_size
+        present += min(here.get(digest, 0), file_size)
+    return size, present
 
 
 def _lazy_row(state: State, shelf: Shelf, number: int, why_broken: str, present: Present) -> LayerView:

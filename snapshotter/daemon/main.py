@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -23,6 +23,7 @@ import trio
 from snapshotter import __version__
 from snapshotter.config import Config
 from snapshotter.daemon import logs, preflight
+from snapshotter.daemon.calls import CallTimes
 from snapshotter.daemon.ending import TORN_DOWN, Ending
 from snapshotter.daemon.notify import Notifier
 from snapshotter.errors import SnapshotterError
@@ -30,6 +31,7 @@ from snapshotter.layer.room import LayerRoom, assemble
 from snapshotter.plane.erofs.probing import probe
 from snapshotter.plane.probe import PlaneChoice, choose_plane, read_facts
 from snapshotter.registry.client import Registry
+from snapshotter.registry.retry import RetryCounts, RetryPolicy
 from snapshotter.service.address import check_address
 from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.full_disk import open_with_room
@@ -39,7 +41,9 @@ from snapshotter.store.state import State
 
 if TYPE_CHECKING:
     from snapshotter.containerd.content import ContainerdContent
+    from snapshotter.daemon.node import Node
     from snapshotter.daemon.planes import KernelSide
+    from snapshotter.daemon.services import Services
 
 STOP_GRACE_S = 3.0
 """How long running calls may take after SIGTERM; containerd repeats those that are cut off."""
@@ -57,6 +61,7 @@ class Ground:
     store: ObjectStore
     registry: Registry
     session: int
+    retries: RetryCounts
 
 
 def run(config: Config) -> int:
@@ -149,9 +154,10 @@ async def lay_ground(config: Config, undo: AsyncExitStack) -> Ground:
     # After a power loss this looks at every object once.
     store = await trio.to_thread.run_sync(open_with_room, config.root, open_store)
     undo.push_async_callback(trio.to_thread.run_sync, store.close)
-    registry = Registry(config.registry, config.fetch.connections_per_host)
+    policy = RetryPolicy(config.registry.retries)
+    registry = Registry(config.registry, config.fetch.connections_per_host, policy=policy)
     undo.push_async_callback(_close_registry, registry)
-    return Ground(state, store, registry, session)
+    return Ground(state, store, registry, session, policy.counts)
 
 
 def _open_state(root: Path) -> tuple[State, int]:
@@ -202,6 +208,7 @@ async def listen(
     started_at_ns: int,
 ) -> Callable[[float], None]:
     """Answer containerd and the commands from now on; return what stops that, given the seconds of grace."""
+    from snapshotter.daemon.activity import Activity
     from snapshotter.daemon.node import Identity, Node
     from snapshotter.daemon.planes import build_plane
     from snapshotter.daemon.services import build_services
@@ -214,11 +221,72 @@ async def listen(
         build_plane, config, plane, ground.session, room, kernel.gate, directories, bridge.call
     )
     identity = Identity(plane.plane, plane.reason, ground.session, started_at_ns)
-    node = Node(config, identity, ground.state, ground.store, room, bridge, ending, lazy.failures, kernel.requests)
-    build = partial(build_services, config, ground.state, directories, lazy, node)
+    activity = Activity(room, ground.state, kernel.gate, kernel.operations, ground.session, bridge)
+    node = Node(
+        config,
+        identity,
+        ground.state,
+        ground.store,
+        room,
+        bridge,
+        ending,
+        lazy.failures,
+        activity,
+        ground.registry.credential_problems,
+    )
+    calls = CallTimes() if config.metrics.address else None
+    observe = calls.observe if calls else None
+    build = partial(build_services, config, ground.state, directories, lazy, node, observe)
     services = await trio.to_thread.run_sync(build)
     services.server.start()
-    return services.stop
+    if calls is None:
+        return services.stop
+    stop_metrics = await _measure(config, ground, room, kernel, services, calls, node, lazy.failures)
+
+    def stop(grace_s: float) -> None:
+        services.stop(grace_s)
+        stop_metrics()
+
+    return stop
+
+
+async def _measure(
+    config: Config,
+    ground: Ground,
+    room: LayerRoom,
+    kernel: "KernelSide",
+    services: "Services",
+    calls: CallTimes,
+    node: "Node",
+    plane_failures: Callable[[], Mapping[int, str]],
+) -> Callable[[], None]:
+    """Answer scrapes from now on; return what stops that."""
+    token = trio.lowlevel.current_trio_token()
+
+    def begin() -> Callable[[], None]:
+        from snapshotter.daemon.monitoring import begin_metrics
+        from snapshotter.daemon.numbers import Numbers, Sources
+        from snapshotter.daemon.sampling import LoopSample
+
+        sources = Sources(
+            state=ground.state,
+            store=ground.store,
+            shelf=room.shelf,
+            counters=room.counters,
+            waits=room.waits,
+            fuse_requests=kernel.requests,
+            fuse_failures=kernel.failures,
+            retries=ground.retries,
+            sick=LoopSample(token, ground.registry.sick, {}),
+            pulls=services.pulls,
+            calls=calls,
+            problems=lambda: sum(1 for _ in node.problems()),
+            plane_failures=plane_failures,
+        )
+        numbers = Numbers(config, node.identity, sources)
+        return begin_metrics(config.metrics.address, numbers, node.lasting_problems.append)
+
+    return await trio.to_thread.run_sync(begin)
 
 
 async def _show_life(notifier: Notifier, every_s: float) -> None:

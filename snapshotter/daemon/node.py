@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from snapshotter import __version__
 from snapshotter.config import Config
 from snapshotter.daemon import inventory
+from snapshotter.daemon.activity import Activity
 from snapshotter.daemon.ending import TORN_DOWN, Ending
 from snapshotter.daemon.teardown import teardown
 from snapshotter.daemon.verification import Verification
@@ -15,8 +16,10 @@ from snapshotter.layer.housekeeping import unnamed
 from snapshotter.layer.priority import Priority
 from snapshotter.layer.room import LayerRoom
 from snapshotter.service.bridge import Bridge
-from snapshotter.service.control import (
+from snapshotter.service.control_views import (
+    ActivityView,
     CachedFileView,
+    CachedImageView,
     CacheUsageView,
     DomainView,
     LayerView,
@@ -59,18 +62,22 @@ class Node:
         bridge: Bridge,
         ending: Ending,
         plane_failures: Callable[[], Mapping[int, str]],
-        requests: Mapping[str, int],
+        activity: Activity,
+        credential_problems: Callable[[], Mapping[str, str]],
     ) -> None:
-        """`plane_failures` are layers by number that the plane serves another way, and why; `requests` FUSE's so far."""
+        """`plane_failures` are layers by number that the plane serves another way, and why; `credential_problems` by server."""
         self._config = config
-        self._identity = identity
+        self.identity = identity
         self._state = state
         self._store = store
         self._room = room
         self._bridge = bridge
         self._ending = ending
         self._plane_failures = plane_failures
-        self._requests = requests
+        self._activity = activity
+        self._credential_problems = credential_problems
+        self.lasting_problems: list[str] = []
+        """Sentences about what went wrong at the start, shown until the end."""
 
     def version(self) -> VersionView:
         """Which program this is."""
@@ -84,14 +91,14 @@ class Node:
         return StatusView(
             version=__version__,
             pid=os.getpid(),
-            started_at_ns=self._identity.started_at_ns,
-            plane=self._identity.plane,
-            plane_reason=self._identity.plane_reason,
+            started_at_ns=self.identity.started_at_ns,
+            plane=self.identity.plane,
+            plane_reason=self.identity.plane_reason,
             root=str(self._config.root),
             run_dir=str(self._config.run_dir),
             address=str(self._config.socket),
             mountpoint=str(self._config.run_dir / "fuse"),
-            session=self._identity.session,
+            session=self.identity.session,
             snapshots=snapshots,
             layers_lazy=len(self._room.shelf.all()),
             layers_failed=len(self._room.shelf.broken()),
@@ -103,8 +110,8 @@ class Node:
             cache_used=self._store.usage().used,
             cache_quota=self._config.cache.quota,
             cache_free=self._free()[0],
-            fuse_requests=dict(self._requests),
-            problems=tuple(self._problems()),
+            fuse_requests=dict(self._activity.fuse_requests),
+            problems=tuple(self.problems()),
         )
 
     def _free(self) -> tuple[int, int]:
@@ -112,7 +119,9 @@ class Node:
         status = os.statvfs(self._config.root)
         return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
-    def _problems(self) -> Iterator[str]:
+    def problems(self) -> Iterator[str]:
+        """What an admin should look at, a sentence each."""
+        yield from self.lasting_problems
         for number, why in sorted(self._room.shelf.broken().items()):
             yield f"layer {number} could not be mounted again: {why}; remove its image and pull it again"
         for number, why in sorted(self._plane_failures().items()):
@@ -126,6 +135,7 @@ class Node:
         for host, failure in sorted(self._room.counters.hosts.items()):
             if failure:
                 yield f"registry {host} failed last: {failure}; what is not on this node cannot be read until it is back"
+        yield from sorted(self._credential_problems().values())
         if self._room.counters.verification_failures:
             yield "a registry sent bytes with a wrong digest; they were not used, the log names the layers"
 
@@ -157,6 +167,19 @@ class Node:
     def cache_files(self) -> Iterable[CachedFileView]:
         """Every file of the cache."""
         return inventory.cached_files(self._store, self._room.shelf.all())
+
+    def cache_images(self) -> Iterable[CachedImageView]:
+        """What each image has in the cache."""
+        return inventory.cached_images(self._state, self._room.shelf, self._store)
+
+    def activity(self) -> ActivityView:
+        """What goes on at this moment."""
+        return self._activity.view(
+            plane=self.identity.plane,
+            started_at_ns=self.identity.started_at_ns,
+            cache_used=self._store.usage().used,
+            cache_quota=self._config.cache.quota,
+        )
 
     def prune(self, *, include_referenced: bool, keep: int) -> Iterator[PruneStep]:
         """Delete what no layer names, or everything in the order of eviction, until at most `keep` bytes are left."""

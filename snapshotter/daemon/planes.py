@@ -41,6 +41,11 @@ class KernelSide:
         """What the kernel has asked since the start, by kind of request."""
         return self.operations.requests
 
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """What of it was answered with an error that says that something is wrong."""
+        return self.operations.failures
+
 
 async def serve_fuse(
     nursery: trio.Nursery, config: Config, state: State, session: int, place: str, room: LayerRoom, ending: Ending
@@ -53,7 +58,7 @@ async def serve_fuse(
     connection = await trio.to_thread.run_sync(open_connection, config.run_dir / MOUNT_NAME)
     # The mount is a fresh one: the kernel knows no file of the gate.
     await trio.to_thread.run_sync(state.begin_mount)
-    gate = Gate(room.contents, state, nursery, place)
+    gate = Gate(room.contents, state, nursery, place, open_waits=room.waits)
     await gate.load()
     operations = LayerOperations(room.shelf, session, config.root, gate=gate)
     fuse = FuseSession(connection, operations, session, __version__)

@@ -14,6 +14,7 @@ from snapshotter.service.remote import RemotePrepare
 from snapshotter.service.server import SocketServer, build_server
 from snapshotter.service.servicer import SnapshotsServicer
 from snapshotter.service.snapshots import Snapshots
+from snapshotter.service.timing import CallTimer, Observe
 from snapshotter.store.state import State
 
 THREADS_BESIDE_PULLS = 8
@@ -36,9 +37,14 @@ class Services:
 
 
 def build_services(
-    config: Config, state: State, directories: SnapshotDirectories, lazy: LazyLayers, node: NodeView
+    config: Config,
+    state: State,
+    directories: SnapshotDirectories,
+    lazy: LazyLayers,
+    node: NodeView,
+    observe: Observe | None = None,
 ) -> Services:
-    """Tidy up what a crash left, then bind the socket. Needs no network.
+    """Tidy up what a crash left, then bind the socket. Needs no network. `observe` is told how long each call took.
 
     Raises:
         StoreLocked: somebody answers on the socket.
@@ -58,5 +64,6 @@ def build_services(
         snapshots, state, lazy, guard, pulls, max_waiting=waiting, timeout_s=config.lazy.resolve_timeout_s
     )
     registrations = [SnapshotsServicer(snapshots, remote, cleanup).register, ControlServicer(node).register]
-    server = build_server(config.socket, registrations, max_workers=2 * waiting + THREADS_BESIDE_PULLS)
+    timers = [CallTimer(observe)] if observe else []
+    server = build_server(config.socket, registrations, 2 * waiting + THREADS_BESIDE_PULLS, timers)
     return Services(server, pulls)

@@ -13,7 +13,7 @@ from snapshotter.plane.erofs.mounting import Backing, ErofsMounts
 from snapshotter.plane.erofs.probing import clear_trial
 from snapshotter.plane.fuse.kernel import detach_ours
 from snapshotter.plane.mounts import mounts_below
-from snapshotter.service.control import TeardownView
+from snapshotter.service.control_views import TeardownView
 from snapshotter.store.lock import RootLock
 
 log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 Nothing here opens a path on a layer: with a dead or busy FUSE server that would hang.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -10,13 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapshotter.plane.mounts import Mount, mounts_on, parse_mountinfo, unescape
-from snapshotter.service.control import UserView
+from snapshotter.service.control_views import UserView
 
 _TASK_ROOT = re.compile(r"/io\.containerd\.runtime\.v[0-9.a-z]+/(?P<namespace>[^/]+)/(?P<id>[^/]+)/rootfs$")
 """Where containerd's shims mount a container's root: `<state>/io.containerd.runtime.v2.task/<namespace>/<id>/rootfs`."""
 
 _SCOPE = re.compile(r"^(?:[a-z-]+-)?(?P<id>[0-9a-f]{64})(?:\.scope)?$")
 """Last part of a container's cgroup: its id, which systemd's driver puts between a prefix and `.scope`."""
+
+_POD_KEYS = tuple(f"io.kubernetes.cri.{key}" for key in ("sandbox-namespace", "sandbox-name", "container-name"))
+"""Annotations that containerd's CRI plugin writes into a container's OCI configuration (pkg/cri/annotations)."""
 
 _LOWER_OPTIONS = (b"lowerdir", b"lowerdir+", b"datadir+", b"upperdir")
 
@@ -27,6 +31,57 @@ class _Found:
 
     mountpoint: str
     pids: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerName:
+    """How a container is called: by containerd, and by Kubernetes as `<namespace>/<pod>/<container>`, empty elsewhere."""
+
+    id: str = ""
+    namespace: str = ""
+    in_pod: str = ""
+
+
+class Containers:
+    """Names the containers of processes by the mounts of their roots, else by their cgroups. Not for several threads.
+
+    One look at the tables of mounts; make another for another look.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._seen: dict[tuple[str, str], list[Mount]] = {}
+        self._names: dict[str, ContainerName] = {}
+        self._roots = {
+            (line.device, line.root): Path(os.fsdecode(line.mount_point))
+            for line in parse_mountinfo((proc / "self/mountinfo").read_bytes())
+            if _TASK_ROOT.search(os.fsdecode(line.mount_point))
+        }
+
+    def of(self, pid: int) -> ContainerName:
+        """The container of a process; empty if it is in none."""
+        for line in _mounts_of(self._proc / str(pid), self._seen):
+            if line.mount_point == b"/" and (mounted := self._roots.get((line.device, line.root))):
+                return self._at(mounted)
+        return ContainerName(_container_of(pid, self._proc))
+
+    def _at(self, mounted: Path) -> ContainerName:
+        known = self._names.get(str(mounted))
+        task = _TASK_ROOT.search(str(mounted))
+        if known is None and task:
+            known = self._names[str(mounted)] = ContainerName(
+                task["id"], task["namespace"], _name_in_pod(mounted.parent)
+            )
+        return known or ContainerName()
+
+
+def _name_in_pod(bundle: Path) -> str:
+    """Return what the OCI configuration in a container's bundle says of its pod, or ""."""
+    try:
+        annotations = json.loads((bundle / "config.json").read_bytes())["annotations"]
+        return "/".join(str(annotations[key]) for key in _POD_KEYS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def stands_on(line: Mount, places: Iterable[Path], fuse_device: str | None) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from snapshotter.errors import DaemonUnreachable
-from snapshotter.service.control import BATCH, BadFileView, MissingFileView, VerifyStep
+from snapshotter.service.control import BATCH
+from snapshotter.service.control_views import BadFileView, MissingFileView, VerifyStep
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.verification import Verified
 

@@ -52,12 +52,13 @@ class Courier:
         worth = int(self._latency_s.get(host, 0.0) * LINE_BYTES_PER_S)
         return max(configured, min(worth, WINDOW_GROWTH * configured))
 
-    def _answered(self, host: str, asked: float | None) -> None:
+    def _answered(self, host: str, asked: float | None, priority: Priority) -> None:
         """Note how long the first bytes of an answer took; `asked` is None for those that follow."""
         if asked is not None:
             latency_s = trio.current_time() - asked
             known_s = self._latency_s.get(host, latency_s)
             self._latency_s[host] = known_s + LATENCY_WEIGHT * (latency_s - known_s)
+            self._counters.first_byte[priority].observe(latency_s)
 
     async def carry(
         self,
@@ -90,18 +91,23 @@ class Courier:
             waits = patient and all(source.host == blob.host for source in origin.sources())
             bulk = transfer.priority is not Priority.DEMAND
             async with gate.slot(transfer), self._asking(breaker, patient=waits, bulk=bulk):
+                self._counters.of_host(blob.host).requests += 1
                 self._counters.requests[transfer.priority] += 1
-                asked: float | None = trio.current_time()
+                began = trio.current_time()
+                asked: float | None = began
                 async with blob.open_range(position, start + length - position) as body:
                     async for piece in body:
-                        self._answered(blob.host, asked)
+                        self._answered(blob.host, asked, transfer.priority)
                         asked = None
                         breaker.answered()
+                        # Of the mirror that sent it, if one did.
+                        self._counters.of_host(blob.serving).fetched[transfer.priority] += len(piece)
                         for part in _wanted_first(piece, first_end - position, transfer):
                             position += len(part)
                             if arriving is not None:
                                 arriving(position)
                             await self._take(origin, gate, sink, part, transfer, landed)
+                self._counters.whole_range[transfer.priority].observe(trio.current_time() - began)
 
         try:
             with origin.carriage():
@@ -145,6 +151,7 @@ class Courier:
             except RegistryError as error:
                 failure = error
                 origin.avoid(blob)
+                self._counters.of_host(blob.host).failures += 1
                 if isinstance(error, RegistryUnreachable):
                     away[blob.host] = error
                     self._counters.hosts[blob.host] = str(error)

@@ -208,4 +208,5 @@ class Flights:
                 "check that the node reaches the registry"
             )
             self._counters.hosts[host] = str(error)
+            self._counters.of_host(host).failures += 1
             raise error

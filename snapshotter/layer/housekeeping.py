@@ -113,6 +113,8 @@ class Housekeeping:
             layers = self._shelf.by_last_use(in_use)
             freed = await trio.to_thread.run_sync(lambda: self._store.evict(self._candidates(layers), wanted))
         self._counters.evicted_bytes += freed.bytes
+        self._counters.evicted_objects += freed.objects
+        self._counters.evicted_partials += freed.partials
         return freed
 
     def _candidates(self, layers: list[Layer]) -> Iterator[tuple[str, bytes, int]]:

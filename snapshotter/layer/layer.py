@@ -5,7 +5,7 @@ A read of a complete file is one `pread`. Else the chunks that the read touches 
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from snapshotter.layer.flights import Flight, Flights
 from snapshotter.layer.origin import Origin
 from snapshotter.layer.priority import Priority
 from snapshotter.layer.sink import ChunkKey
+from snapshotter.layer.waits import Waits
 from snapshotter.registry.blob import Blob
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.partial import PartialFile
@@ -53,6 +54,7 @@ class Layer:
         counters: Counters,
         siblings: Siblings,
         disk: DiskReads,
+        waits: Waits,
     ) -> None:
         self.record = record
         self.number = record.number
@@ -64,6 +66,7 @@ class Layer:
         self._counters = counters
         self._siblings = siblings
         self._disk = disk
+        self._waits = waits
         self._identity = lru_cache(maxsize=IDENTITIES_KEPT)(index.identity)
         self.released = False
 
@@ -86,7 +89,9 @@ class Layer:
         if found is not None:
             try:
                 with found:
-                    return await self._disk.read(found.fd, offset, size)
+                    data = await self._disk.read(found.fd, offset, size)
+                self._counters.read_from_cache += size
+                return data
             except StoreError as error:
                 await self._drop_unreadable(self.index.digest(node), error)
         try:
@@ -119,18 +124,24 @@ class Layer:
         chunks = self.index.chunks(node, offset, size)
         identity = self._identity(node)
         memory: dict[ChunkKey, bytes] = {}
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             ready = await self._assemble(identity, chunks, offset, size, memory)
             if ready is not None:
+                if attempt:
+                    self._counters.read_after_wait += size
+                else:
+                    self._counters.read_from_cache += size
                 return ready
             if not await trio.to_thread.run_sync(self._store.prove, self.domain, identity.digest, identity.size):
-                await self._fetch(identity, chunks, memory)
+                waiting = self._waits.read(self.domain, identity.digest, self.number, node)
+                await self._fetch(identity, chunks, memory, waiting)
         ready = await self._assemble(identity, chunks, offset, size, memory)
         if ready is None:
             raise StoreError(
                 f"layer {self.record.layer_digest}: a file left the cache {ATTEMPTS} times while it was read; "
                 "give the cache more room"
             )
+        self._counters.read_after_wait += size
         return ready
 
     async def bring_chunks(self, node: int) -> bool:
@@ -148,7 +159,7 @@ class Layer:
             if (offline or self._store.unproven) and await trio.to_thread.run_sync(self.settle, node):
                 return True
             memory: dict[ChunkKey, bytes] = {}
-            await self._fetch(identity, chunks, memory)
+            await self._fetch(identity, chunks, memory, nullcontext())
             if memory:
                 return False
         return self._store.has(self.domain, identity.digest, identity.size)
@@ -228,8 +239,14 @@ class Layer:
             or (partial is not None and partial.present(chunk.ordinal))
         )
 
-    async def _fetch(self, identity: FileIdentity, chunks: Sequence[Chunk], memory: dict[ChunkKey, bytes]) -> None:
-        """Wait for the members that hold the chunks, starting those that nobody fetches yet."""
+    async def _fetch(
+        self,
+        identity: FileIdentity,
+        chunks: Sequence[Chunk],
+        memory: dict[ChunkKey, bytes],
+        waiting: AbstractContextManager[None],
+    ) -> None:
+        """Wait for the members that hold the chunks, inside `waiting`, starting those that nobody fetches yet."""
         partial = self._store.partial(self.domain, identity) if len(identity.chunks) > 1 else None
         # Asked again: another reader's flight may have landed while this one waited to come here.
         missing = [
@@ -244,20 +261,18 @@ class Layer:
             flight = self._flights.find(self.origin, member)
             flights.append(flight or self._flights.start(self.origin, self._window(member), Priority.DEMAND)[0])
         self._look_ahead(identity, chunks, partial)
-        started = trio.current_time()
         try:
-            for flight in flights:
-                try:
-                    await flight.wait(Priority.DEMAND)
-                except SnapshotterError:
-                    # A bulk stream that was joined may end for reasons of its own: the next attempt fetches by itself.
-                    if flight.transfer.priority is Priority.DEMAND:
-                        raise
-                memory.update(flight.memory)
+            with waiting:
+                for flight in flights:
+                    try:
+                        await flight.wait(Priority.DEMAND)
+                    except SnapshotterError:
+                        # A bulk stream that was joined may end for reasons of its own: the next attempt fetches by itself.
+                        if flight.transfer.priority is Priority.DEMAND:
+                            raise
+                    memory.update(flight.memory)
         finally:
-            self._counters.reads_waited += 1
             self._counters.last_demand = trio.current_time()
-            self._counters.read_wait_s += trio.current_time() - started
 
     def _window(self, member: int) -> list[int]:
         """`member` and the neighbours behind it that are missing too, as far as the demand window reaches.

@@ -79,10 +79,10 @@ class Opener:
         registry: Registry,
         pool: TocPool,
         root: Path,
-        count_bytes: Callable[[int], None],
+        count_bytes: Callable[[str, int], None],
         known_tails: Callable[[str], list[tuple[int, int]]],
     ) -> None:
-        """`known_tails` gives (blob size, bytes from TOC to end) of layers of a host and repository; it blocks."""
+        """`count_bytes` is told of each host's bytes as they come. `known_tails` gives (blob size, bytes from TOC to end) of layers of a host and repository; it blocks."""
         self._known_tails = known_tails
         self._registry = registry
         self._pool = pool
@@ -126,7 +126,7 @@ class Opener:
         tail_size = first_tail_size(descriptor.size, known)
         tail_start = descriptor.size - tail_size
         tail = await blob.read_range(tail_start, tail_size)
-        self._count_bytes(len(tail))
+        self._count_bytes(blob.serving, len(tail))
         footer = parse_footer(tail, descriptor.size)
         if footer.flavor is Flavor.EXTERNAL:
             await self._external_section(reference, descriptor, section)
@@ -166,7 +166,7 @@ class Opener:
                 blob = self._registry.blob(reference, descriptor.digest, descriptor.size)
                 async with blob.open_range(start, end - start) as body:
                     async for piece in body:
-                        self._count_bytes(len(piece))
+                        self._count_bytes(blob.serving, len(piece))
                         await file.write(piece)
             await file.write(rest)
 

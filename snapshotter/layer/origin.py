@@ -38,6 +38,10 @@ class Origin:
         """Whether `host` answers those who ask it for this layer."""
         return self._breakers.setdefault(host, Breaker(host))
 
+    def breakers(self) -> dict[str, Breaker]:
+        """The breaker of each host that was asked for this layer; from any thread."""
+        return dict(self._breakers)
+
     def sources(self) -> tuple[Blob, ...]:
         """The blob under each reference, in the order in which they are tried."""
         return tuple(self._sources)

@@ -91,6 +91,10 @@ class HostGate:
         await slots.acquire_on_behalf_of(transfer)
         return slots
 
+    def under_way(self, priority: Priority) -> int:
+        """How many streams have one of the slots of a priority."""
+        return self._slots[priority].borrowed_tokens
+
     def hurry(self, transfer: Transfer) -> None:
         """One more reader waits for this transfer: it neither queues behind bulk nor pauses until `relax`."""
         transfer.readers += 1
@@ -129,6 +133,10 @@ class Gates:
         if gate is None:
             gate = self._hosts[host] = HostGate()
         return gate
+
+    def under_way(self) -> dict[Priority, int]:
+        """Streams that have a slot, over all hosts, by whose slot it is: one that somebody waits for has demand's."""
+        return {priority: sum(gate.under_way(priority) for gate in self._hosts.values()) for priority in Priority}
 
 
 class Bandwidth:

@@ -22,6 +22,7 @@ from snapshotter.layer.outage import OutagePolicy
 from snapshotter.layer.priority import Gates, Priority
 from snapshotter.layer.shelf import Shelf
 from snapshotter.layer.toc_pool import TocPool
+from snapshotter.layer.waits import Waits
 from snapshotter.registry.client import Registry
 from snapshotter.request import AttachedLayer, LayerRequest
 from snapshotter.store.objects import ObjectStore
@@ -43,6 +44,8 @@ class LayerRoom:
     contents: Contents
     counters: Counters
     state: State
+    waits: Waits
+    gates: Gates
 
     async def resolve(self, request: LayerRequest) -> Layer:
         """The layer that containerd asked for, attached. Raises NotLazy with the reason."""
@@ -123,15 +126,16 @@ def assemble(
         (root / name).mkdir(mode=0o700, exist_ok=True)
     for left_over in (root / "tocs").glob("section-*"):
         left_over.unlink(missing_ok=True)
-    counters = Counters()
+    counters, waits, gates = Counters(), Waits(), Gates()
 
-    def count_opening(size: int) -> None:
+    def count_opening(host: str, size: int) -> None:
         counters.fetched[Priority.DEMAND] += size
+        counters.of_host(host).fetched[Priority.DEMAND] += size
 
-    courier = Courier(store, Gates(), counters, config.fetch.background_bandwidth)
+    courier = Courier(store, gates, counters, config.fetch.background_bandwidth)
     flights = Flights(nursery, courier, counters, OutagePolicy(config.fetch.outage_wait_s), config.fetch.demand_window)
     pool = TocPool(nursery, TOC_JOB_TIMEOUT_S)
-    shelf = Shelf(nursery, root, state, store, registry, flights, pool, counters)
+    shelf = Shelf(nursery, root, state, store, registry, flights, pool, counters, waits)
 
     async def note_progress(number: int, *, complete: bool) -> None:
         shelf.note_progress(number, complete=complete)
@@ -154,4 +158,5 @@ def assemble(
         with_metadata_images=with_metadata_images,
     )
     housekeeping = Housekeeping(store, shelf, manifests, state, config.cache, counters)
-    return LayerRoom(shelf, images, fill, housekeeping, pool, Contents(shelf, store, counters), counters, state)
+    contents = Contents(shelf, store, counters)
+    return LayerRoom(shelf, images, fill, housekeeping, pool, contents, counters, state, waits, gates)

@@ -24,6 +24,7 @@ from snapshotter.layer.layer import Layer
 from snapshotter.layer.metadata_images import MetadataImages
 from snapshotter.layer.toc_pool import TocPool
 from snapshotter.layer.toc_worker import Job, index_path, toc_path
+from snapshotter.layer.waits import Waits
 from snapshotter.registry.blob import Blob
 from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import parse_reference
@@ -47,6 +48,7 @@ class Shelf:
         flights: Flights,
         pool: TocPool,
         counters: Counters,
+        waits: Waits,
     ) -> None:
         self._root = root
         self._state = state
@@ -61,7 +63,9 @@ class Shelf:
             self.index_path,
             lambda: [layer.record for layer in self._layers.values()],
         )
-        self._make = partial(Layer, store=store, flights=flights, counters=counters, siblings=self, disk=DiskReads())
+        self._make = partial(
+            Layer, store=store, flights=flights, counters=counters, siblings=self, disk=DiskReads(), waits=waits
+        )
         self._layers: dict[int, Layer] = {}
         self._broken: dict[int, str] = {}
         self._opening: Counter[str] = Counter()

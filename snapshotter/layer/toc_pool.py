@@ -80,7 +80,8 @@ class TocPool:
 
     async def _start(self) -> trio.Process:
         return await trio.lowlevel.open_process(
-            [sys.executable, "-m", "snapshotter.layer.toc_worker"],
+            # Isolated: modules come neither from the directory that the daemon was started in nor from a PYTHONPATH.
+            [sys.executable, "-I", "-m", "snapshotter.layer.toc_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

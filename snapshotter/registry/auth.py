@@ -1,15 +1,19 @@
 """Answers to 401: Basic, and bearer tokens from the realm that the registry names; kept until they expire.
 
 Who gets what: a credential goes to its registry, and to the token realm that the registry itself named in a 401, over
-https; over http only if the registry itself is spoken to over http.
+https; over http only if the registry itself is spoken to over http. A mirror has its own credential and its own realm.
+
+What was good a minute ago may be refused now: passwords that live for hours, tokens that are revoked, a new login. So whatever
+is refused is looked up once more, past all that is kept, before the refusal counts.
 
 Source: OCI distribution's documentation of token authentication (GET) and OAuth2 (POST); RFC 6750; RFC 7617.
 """
 
 import base64
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import httpx
 import msgspec
@@ -27,9 +31,11 @@ CLIENT_ID = "estargz-snapshotter"
 # What a token is worth when its server does not say (distribution's specification), and how early it is renewed.
 _TOKEN_LIFE_S = 60.0
 _EARLY_S = 10.0
-# How long a Basic header is used before the credential is looked up again.
-_BASIC_LIFE_S = 60.0
+# How long a credential that is sent as it is is used before it is looked up again.
+_CREDENTIAL_LIFE_S = 60.0
 _ANSWER_MAX = 256 << 10
+# Repositories of which it is remembered what they want, and identity tokens that were replaced: more than a node has.
+_KEPT = 4096
 _SCOPE = re.compile(r"(.+):([^:]*)")
 _PRINTABLE = re.compile(r"[\x21-\x7e]{1,32768}")
 
@@ -43,9 +49,9 @@ class Need:
     scopes: tuple[str, ...]
 
     @property
-    def key(self) -> tuple[str, tuple[str, ...]]:
-        """What the answer depends on."""
-        return self.endpoint.base, self.scopes
+    def key(self) -> tuple[str, str, str, tuple[str, ...]]:
+        """What the answer depends on: one server may be asked under two names, and a repository may have its own credential."""
+        return self.endpoint.base, self.endpoint.credentials_host, self.repository, self.scopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,11 @@ class _Header:
 
     value: str = field(repr=False)
     good_until: float
+
+
+_Key = tuple[str, str, str, tuple[str, ...]]
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V")
 
 
 class _TokenJson(msgspec.Struct):
@@ -88,24 +99,22 @@ class Authenticator:
     def __init__(self, wire: Wire, credentials: CredentialSource) -> None:
         self._wire = wire
         self._credentials = credentials
-        self._demands: dict[tuple[str, tuple[str, ...]], _Demand] = {}
+        self._demands: dict[_Key, _Demand] = {}
         self._last_demand: dict[str, _Demand] = {}
-        self._headers: dict[tuple[str, _Demand], _Header] = {}
-        # Rotated refresh tokens: a server may replace the one in the configuration with each use.
-        self._refresh_tokens: dict[tuple[str, str | None, str], tuple[str, str]] = {}
-        # Each guards the fetching of one token.
-        self._locks: dict[tuple[str, tuple[str, ...]], trio.Lock] = {}
+        self._headers: dict[tuple[_Key, _Demand], _Header] = {}
+        # A server may replace an identity token with each use: by server, realm, service and configured token the newest one.
+        self._rotated: dict[tuple[str, str, str, str], str] = {}
+        # Each guards the fetching of one header.
+        self._locks: dict[_Key, trio.Lock] = {}
 
     async def header(self, need: Need) -> str | None:
         """The header to send without being asked, None if this server never asked.
 
         What a server wanted for one repository it will want for the next: asking for the token first saves the 401.
         """
-        demand = self._demands.get(need.key)
+        demand = self._expected(need)
         if demand is None:
-            if (usual := self._last_demand.get(need.endpoint.base)) is None:
-                return None
-            demand = _Demand(usual.realm, usual.service, need.scopes if usual.realm else ())
+            return None
         try:
             return await self._obtain(need, demand, refused=None)
         except RegistryError:
@@ -121,14 +130,29 @@ class Authenticator:
         """
         demand = self._demand(need, parse_challenges(response.headers.get_list("www-authenticate")))
         header = await self._obtain(need, demand, refused)
-        self._demands[need.key] = demand
-        self._last_demand[need.endpoint.base] = demand
+        _keep(self._demands, need.key, demand)
+        _keep(self._last_demand, need.endpoint.base, demand)
         return header
 
     async def renew(self, need: Need, refused: str) -> str | None:
-        """Another header than `refused`, which earned a 403: some registries say so when a token has expired."""
+        """Another header than `refused`, which earned a 403, None if there is no other: some registries say so when a token, or
+        a password that lives for hours, has expired.
+        """
+        demand = self._expected(need)
+        if demand is None:
+            return None
+        try:
+            return await self._obtain(need, demand, refused)
+        except RegistryDenied:
+            if demand.realm is None:
+                return None  # the same password, or none that can be had: the registry's own words say more
+            raise
+
+    def _expected(self, need: Need) -> _Demand | None:
         demand = self._demands.get(need.key)
-        return await self._obtain(need, demand, refused) if demand is not None and demand.realm else None
+        if demand is None and (usual := self._last_demand.get(need.endpoint.base)) is not None:
+            return _Demand(usual.realm, usual.service, need.scopes if usual.realm else ())
+        return demand
 
     def _demand(self, need: Need, challenges: Sequence[Challenge]) -> _Demand:
         endpoint = need.endpoint
@@ -160,62 +184,86 @@ class Authenticator:
         return realm
 
     async def _obtain(self, need: Need, demand: _Demand, refused: str | None) -> str:
-        key = (need.endpoint.base, demand)
-        lock = self._locks.setdefault((need.endpoint.base, demand.scopes), trio.Lock())
+        if (lock := self._locks.get(need.key)) is None:
+            lock = _keep(self._locks, need.key, trio.Lock())
         async with lock:
             now = trio.current_time()
-            known = self._headers.get(key)
+            known = self._headers.get((need.key, demand))
             if known is not None and known.value != refused and known.good_until > now:
                 return known.value
-            host, repository = need.endpoint.credentials_host, need.repository
-            credential = await self._credentials.lookup(host, repository, fresh=refused is not None)
-            try:
-                fetched = await self._fetch(need, demand, credential)
-            except RegistryDenied:
-                # A token server that refuses: what a helper said a minute ago may have been replaced meanwhile.
-                newer = await self._credentials.lookup(host, repository, fresh=True)
-                if newer == credential:
-                    raise
-                credential = newer
-                fetched = await self._fetch(need, demand, credential)
-            if fetched.value == refused:
-                raise RegistryDenied(
-                    f"{need.endpoint.host} refuses {_whose(credential)} for {need.repository}; log in again"
-                )
+            header = await self._newest(need, demand, refused)
             self._headers = {k: header for k, header in self._headers.items() if header.good_until > now}
-            self._headers[key] = fetched
-            return fetched.value
+            self._headers[need.key, demand] = header
+            return header.value
 
-    async def _fetch(self, need: Need, demand: _Demand, credential: Credential | None) -> _Header:
+    async def _newest(self, need: Need, demand: _Demand, refused: str | None) -> _Header:
+        """A header from the credential as it is known; if that is refused, from the credential as it is now."""
+        host, repository = need.endpoint.credentials_host, need.repository
+        credential = await self._credentials.lookup(host, repository)
+        try:
+            return await self._fetch(need, demand, credential, refused)
+        except RegistryDenied:
+            if credential is None:
+                raise
+            newer = await self._credentials.lookup(host, repository, fresh=True)
+            if newer is None or newer == credential:
+                raise
+        return await self._fetch(need, demand, newer, refused)
+
+    async def _fetch(self, need: Need, demand: _Demand, credential: Credential | None, refused: str | None) -> _Header:
+        """A header other than `refused`. Raises RegistryDenied: no credential, or one that is refused."""
         now = trio.current_time()
+        life_s = _CREDENTIAL_LIFE_S
         if demand.realm is None:
             if credential is None or not credential.password:
                 raise RegistryDenied(
-                    f"{need.endpoint.host} asks for a user name and a password for {need.repository}, and there are none: "
-                    "run `docker login`, or set registry.docker_config"
+                    f"{need.endpoint.host} asks for a user name and a password for {need.repository}, and there are none "
+                    f"({self._credentials.absence()}): run `docker login`, or set registry.docker_config"
                 )
-            return _Header(_basic(credential), now + _BASIC_LIFE_S)
-        if credential is not None and credential.registry_token:
-            return _Header(_bearer(credential.registry_token, need.endpoint.host), now + _BASIC_LIFE_S)
-        answer = await self._ask_realm(need, demand, demand.realm, credential)
-        life_s = answer.expires_in if answer.expires_in is not None and answer.expires_in > 0 else _TOKEN_LIFE_S
-        token = answer.token or answer.access_token
-        return _Header(_bearer(token, demand.realm), now + life_s - min(_EARLY_S, life_s / 4))
+            value = _basic(credential)
+        elif credential is not None and credential.registry_token:
+            value = _bearer(credential.registry_token, need.endpoint.host)
+        else:
+            answer = await self._ask_realm(need, demand, demand.realm, credential)
+            life_s = answer.expires_in if answer.expires_in is not None and answer.expires_in > 0 else _TOKEN_LIFE_S
+            life_s -= min(_EARLY_S, life_s / 4)
+            value = _bearer(answer.token or answer.access_token, demand.realm)
+        if value == refused:
+            raise RegistryDenied(
+                f"{need.endpoint.host} refuses {_whose(credential)} for {need.repository}; log in again"
+            )
+        return _Header(value, now + life_s)
 
     async def _ask_realm(self, need: Need, demand: _Demand, realm: str, credential: Credential | None) -> _TokenJson:
         url = httpx.URL(realm)
         if url.host != httpx.URL(need.endpoint.base).host:
             await self._wire.addresses.admit(url, f"the token realm of {need.endpoint.host}")
-        if credential is not None and credential.refresh_token:
-            rotation = (need.endpoint.base, demand.realm, demand.service)
-            request = self._oauth_request(url, demand, self._current_refresh(rotation, credential))
-        else:
-            request = self._token_request(url, demand, credential)
+        if credential is None or not credential.refresh_token:
+            return await self._token(need, self._token_request(url, demand, credential), credential)
+        configured = credential.refresh_token
+        rotation = (need.endpoint.base, realm, demand.service, configured)
+        current = self._rotated.get(rotation, configured)
+        try:
+            answer = await self._token(need, self._oauth_request(url, demand, current), credential)
+        except RegistryDenied:
+            if current == configured:
+                raise
+            # The successor was revoked, or never counted. The one that people wrote down may still be good.
+            del self._rotated[rotation]
+            answer = await self._token(need, self._oauth_request(url, demand, configured), credential)
+        if answer.refresh_token:
+            _keep(self._rotated, rotation, answer.refresh_token)
+        return answer
+
+    async def _token(self, need: Need, request: httpx.Request, credential: Credential | None) -> _TokenJson:
+        """What a token server answers. Raises RegistryDenied: it refuses the credential; RegistryError: no token."""
+        url = request.url
         tls = need.endpoint.tls.for_credentials(home=url.host == httpx.URL(need.endpoint.base).host)
         status, body = await self._wire.small_answer(request, _ANSWER_MAX, tls)
         if status in {400, 401, 403}:
+            none = f" ({self._credentials.absence()})" if credential is None else ""
             raise RegistryDenied(
-                f"{shown(url)} gives no token for {need.repository} to {_whose(credential)} (HTTP {status}): "
+                f"{shown(url)} gives no token for {need.repository} to {_whose(credential)}{none} (HTTP {status}): "
                 "check that the image exists and that the login is still valid"
             )
         if status != 200:
@@ -226,14 +274,7 @@ class Authenticator:
             raise RegistryError(f"{shown(url)} answers something that is not a token") from None
         if not (answer.token or answer.access_token):
             raise RegistryError(f"{shown(url)} answers without a token")
-        if credential is not None and credential.refresh_token and answer.refresh_token:
-            rotation = (need.endpoint.base, demand.realm, demand.service)
-            self._refresh_tokens[rotation] = (credential.refresh_token, answer.refresh_token)
         return answer
-
-    def _current_refresh(self, rotation: tuple[str, str | None, str], credential: Credential) -> str:
-        configured, current = self._refresh_tokens.get(rotation, ("", ""))
-        return current if configured == credential.refresh_token else credential.refresh_token
 
     def _token_request(self, url: httpx.URL, demand: _Demand, credential: Credential | None) -> httpx.Request:
         query = [("service", demand.service)] if demand.service else []
@@ -268,6 +309,15 @@ def merged_scopes(ours: Iterable[str], theirs: Iterable[str]) -> tuple[str, ...]
         resource, verbs = (match[1], match[2].split(",")) if match else (scope, [])
         actions.setdefault(resource, set()).update(verbs)
     return tuple(sorted(f"{resource}:{','.join(sorted(a))}" if a else resource for resource, a in actions.items()))
+
+
+def _keep(into: dict[_K, _V], key: _K, value: _V) -> _V:
+    """Put it in as the newest; the oldest leaves when there are too many."""
+    into.pop(key, None)
+    into[key] = value
+    if len(into) > _KEPT:
+        del into[next(iter(into))]
+    return value
 
 
 def _basic(credential: Credential) -> str:

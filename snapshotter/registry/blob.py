@@ -24,7 +24,7 @@ from snapshotter.errors import (
 )
 from snapshotter.registry.auth import Need
 from snapshotter.registry.exchange import Answer, Call, Exchange, at_endpoint, refusal
-from snapshotter.registry.health import Health
+from snapshotter.registry.health import Complaints, Health
 from snapshotter.registry.redirect import shown
 from snapshotter.registry.reference import Reference, canonical_host
 from snapshotter.registry.retry import Transient
@@ -87,8 +87,9 @@ class Blob:
         self._needs = needs
         self._what = f"blob {digest[:19]}… of {self.name}"
         self._sources: dict[tuple[str, str], _Source] = {}
+        self._last: _Source | None = None
         # Servers that are asked after the others: what they sent was wrong, or they refused this blob, until then.
-        self._behind: dict[str, float] = {}
+        self._behind: dict[tuple[str, str], float] = {}
 
     async def read_range(self, start: int, length: int) -> bytes:
         """Return exactly `length` bytes of the blob beginning at `start`.
@@ -143,7 +144,8 @@ class Blob:
         """What was served was wrong: ask another server the next time, and the registry itself where it redirected."""
         for source in self._sources.values():
             source.target = None
-        self._behind[self.serving] = trio.current_time() + BEHIND_S
+        if self._last is not None:
+            self._behind[self._last.key] = trio.current_time() + BEHIND_S
 
     def _in_order(self) -> list[_Source]:
         """The servers to ask, best first: as configured now, then the sick ones, then those of no use for this blob.
@@ -153,11 +155,14 @@ class Blob:
         try:
             needs = self._needs()
         except HostsError as error:
-            raise RegistryUnreachable(f"{self._what}: {error}") from None
+            unreachable = RegistryUnreachable(f"{self._what}: {error}")
+            unreachable.reason = error.reason
+            raise unreachable from None
         self._sources = {source.key: source for source in map(self._source, needs)}
+        self._behind = {key: until for key, until in self._behind.items() if key in self._sources}
         ordered = self._health.ordered(self._sources.values(), lambda source: source.need)
         now = trio.current_time()
-        return sorted(ordered, key=lambda source: self._behind.get(source.need.endpoint.host, now) > now)
+        return sorted(ordered, key=lambda source: self._behind.get(source.key, now) > now)
 
     def _source(self, need: Need) -> _Source:
         known = self._sources.get((need.endpoint.base, need.endpoint.prefix))
@@ -169,14 +174,17 @@ class Blob:
         """The bytes from whoever has them. All servers are asked before one of them is asked again."""
         position = start
         attempts = self._exchange.wire.attempts(self._what)
+        complaints = Complaints()
         refused: dict[tuple[str, str], RegistryError] = {}
         while position < end:
             sources = [source for source in self._in_order() if source.key not in refused]
             if not sources:
-                raise _most_telling(refused.values())
+                last = _most_telling(refused.values())
+                raise type(last)(complaints.beside(last))
             fault: Transient | None = None
             for source in sources:
                 began = position
+                self._health.asking(source.need)
                 try:
                     async with aclosing(self._from_source(source, position, end)) as pieces:
                         async for piece in pieces:
@@ -187,16 +195,18 @@ class Blob:
                     break
                 except Transient as broken:
                     fault = broken
+                    complaints.note(source.need, broken)
                     if position > began:
                         break  # it was sending: it is the first to be asked for the rest
                     self._health.failed(source.need)
                 except RegistryError as error:
                     refused[source.key] = error
-                    self._behind[source.need.endpoint.host] = trio.current_time() + BEHIND_S
+                    complaints.note(source.need, error)
+                    self._behind[source.key] = trio.current_time() + BEHIND_S
                     if isinstance(error, RegistryUntrusted):
                         self._health.failed(source.need)
             if fault is not None:
-                await attempts.pause(fault)
+                await attempts.pause(Transient(complaints.beside(fault), fault.retry_after_s))
 
     async def _from_source(self, source: _Source, position: int, end: int) -> AsyncGenerator[bytes, None]:
         """What one request brings: it may stop earlier than `end`."""
@@ -205,7 +215,7 @@ class Blob:
             async with aclosing(self._body(answer.response, stop - position)) as pieces:
                 async for piece in pieces:
                     self._health.answered(source.need)
-                    self.serving = source.need.endpoint.host
+                    self._last, self.serving = source, source.need.endpoint.host
                     yield piece
 
     @asynccontextmanager

@@ -4,6 +4,8 @@ Source: containerd's docs/hosts.md; core/remotes/docker/config (1.6 to 2.2): dir
 """
 
 import logging
+import math
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +35,15 @@ class _Reading:
     endpoints: tuple[Endpoint, ...]
 
 
+@dataclass(slots=True)
+class _Known:
+    """What is known of one registry: what was read last, when the files were looked at, and what is wrong with them now."""
+
+    reading: _Reading | None = None
+    looked: float = -math.inf
+    fault: str = ""
+
+
 class CertsDirectories:
     """Used on one thread. A look at the files is some calls of stat, at most once a second for each registry."""
 
@@ -43,9 +54,9 @@ class CertsDirectories:
         self._roots = tuple(roots)
         self._direct = DirectHosts(plain_http)
         self._clock = clock
-        self._readings: dict[str, _Reading] = {}
-        self._looked: dict[str, float] = {}
-        self._faults: dict[str, HostsError] = {}
+        self._known: dict[str, _Known] = {}
+        # Of each file the text whose warnings were told last: one `_default` serves many registries.
+        self._told: dict[Path, str] = {}
 
     def endpoints(self, host: str) -> tuple[Endpoint, ...]:
         """The servers of a registry. A file that breaks while it is in use is told once, and what it said before goes on.
@@ -54,67 +65,72 @@ class CertsDirectories:
             HostsError: it was never right; file and line are named.
         """
         now = self._clock()
-        known = self._readings.get(host)
-        if now - self._looked.get(host, -CHECK_EVERY_S) >= CHECK_EVERY_S:
+        known = self._known.get(host)
+        if known is None or now - known.looked >= CHECK_EVERY_S:
+            known = self._known.pop(host, None) or _Known()
+            self._known[host] = known
+            if len(self._known) > HOSTS_KEPT:
+                del self._known[next(iter(self._known))]
+            known.looked = now
             self._look(host, known)
-            self._looked[host] = now
-        if (reading := self._readings.get(host)) is not None:
-            return reading.endpoints
-        raise self._faults[host].with_traceback(None)
+        if known.reading is None:
+            raise HostsError(known.fault)
+        return known.reading.endpoints
 
     def directory(self, host: str) -> Path | None:
-        """The directory that says where `host` is reached, None if there is none."""
-        return next((path for root in self._roots for path in _candidates(root, host) if path.is_dir()), None)
+        """The directory that says where `host` is reached, None if there is none. Raises HostsError: it cannot be told."""
+        return next((path for root in self._roots for path in _candidates(root, host) if _is_directory(path)), None)
 
-    def _look(self, host: str, known: _Reading | None) -> None:
-        directory = self.directory(host)
-        files = _files_of(directory)
-        if known is not None and known.files[: len(files)] == files and stamp_of(known.files) == known.stamp:
-            self._faults.pop(host, None)
-            return
+    def _look(self, host: str, known: _Known) -> None:
+        before = known.reading
         try:
-            reading = self._read(host, directory, files)
+            directory = self.directory(host)
+            files = () if directory is None else (directory, directory / "hosts.toml")
+            changed = before is None or before.files[:2] != files or stamp_of(before.files) != before.stamp
+            if changed:
+                known.reading = self._read(host, directory, files)
         except HostsError as error:
-            if str(self._faults.get(host, "")) != str(error):
-                goes_on = "; what was read before goes on" if known is not None else ""
+            if known.fault != str(error):
+                goes_on = "; what was read before goes on" if before is not None else ""
                 log.warning("registry %s: %s%s", host, error, goes_on)
-            self._faults[host] = error
-            return
-        self._faults.pop(host, None)
-        if len(self._readings) >= HOSTS_KEPT:
-            self._readings.clear()
-            self._looked.clear()
-            self._faults.clear()
-        self._readings[host] = reading
+            known.fault = str(error)
+        else:
+            known.fault = ""
 
     def _read(self, host: str, directory: Path | None, files: tuple[Path, ...]) -> _Reading:
         if directory is None:
-            return _Reading(files, stamp_of(files), self._direct.endpoints(host))
+            return _Reading(files, (), self._direct.endpoints(host))
         path = directory / "hosts.toml"
+        # Before anything is read: a change meanwhile is then seen at the next look.
+        stamp = stamp_of(files)
         text = _text_of(path)
         if text.strip():
             read = parse_hosts(text, path)
-            for warning in read.warnings:
-                log.warning("%s", warning)
+            self._warn(path, text, read.warnings)
+            told_in = path
         else:
             read = HostsFile((), _docker_style(directory))
+            told_in = None
         named = tuple(path for entry in (*read.hosts, read.server) for path in _certificates(entry))
-        files += named
-        # Before they are read: a change meanwhile is then seen at the next look.
-        stamp = stamp_of(files)
-        endpoints = tuple(one for entry in read.hosts for one in _endpoints(entry, host))
-        endpoints += tuple(self._server(read.server, host))
+        stamp += stamp_of(named)
+        endpoints = tuple(one for entry in read.hosts for one in _endpoints(entry, host, told_in))
+        endpoints += tuple(self._server(read.server, host, told_in))
         for one in endpoints:
-            if not one.tls.usual:
-                one.tls.context()  # what is wrong with a certificate is said now, not at the first request
-        return _Reading(files, stamp, endpoints)
+            one.tls.check()  # what is wrong with a certificate is said now, not at the first request
+        return _Reading(files + named, stamp, endpoints)
 
-    def _server(self, entry: HostEntry, host: str) -> Iterator[Endpoint]:
+    def _warn(self, path: Path, text: str, warnings: Sequence[str]) -> None:
+        if self._told.get(path, "") != text and warnings:
+            for warning in warnings:
+                log.warning("%s", warning)
+            self._told[path] = text
+
+    def _server(self, entry: HostEntry, host: str, told_in: Path | None) -> Iterator[Endpoint]:
         """The registry itself: where the file says, else where it is without a file."""
         (usual,) = self._direct.endpoints(host)
         if not entry.base:
             entry = replace(entry, base=usual.base, prefix=usual.prefix)
-        for one in _endpoints(entry, host):
+        for one in _endpoints(entry, host, told_in):
             yield replace(one, tls=usual.tls) if one.base == usual.base and one.tls == USUAL else one
 
 
@@ -127,8 +143,13 @@ def _candidates(root: Path, host: str) -> Iterator[Path]:
     yield root / "_default"
 
 
-def _files_of(directory: Path | None) -> tuple[Path, ...]:
-    return () if directory is None else (directory, directory / "hosts.toml")
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise HostsError(f"{path} cannot be looked at: {error.strerror}") from None
 
 
 def _text_of(path: Path) -> str:
@@ -167,12 +188,14 @@ def _certificates(entry: HostEntry) -> tuple[Path, ...]:
     return (*entry.ca, *(path for pair in entry.client for path in pair))
 
 
-def _endpoints(entry: HostEntry, host: str) -> Iterator[Endpoint]:
+def _endpoints(entry: HostEntry, host: str, told_in: Path | None) -> Iterator[Endpoint]:
     """An entry's servers: two where http is written with certificates, of which https is tried first, as containerd does."""
     registry = canonical_host(host)
     server = entry.base.partition("://")[2]
     plain = entry.base.startswith("http://")
-    tls = Tls(entry.ca, entry.client, entry.skip_verify, stamp_of(_certificates(entry))) if entry.has_tls else USUAL
+    tls = Tls(told_in=told_in)
+    if entry.has_tls:
+        tls = Tls(entry.ca, entry.client, entry.skip_verify, stamp_of(_certificates(entry)), told_in)
     made = Endpoint(
         entry.base,
         registry,

@@ -60,13 +60,10 @@ class Registry:
             transport=transport,
             resolve=resolve,
         )
-        self._exchange = Exchange(
-            self._wire,
-            Authenticator(
-                self._wire,
-                credentials or DockerConfig(config.docker_config, helper_timeout_s=config.credential_helper_timeout_s),
-            ),
+        self._credentials = credentials or DockerConfig(
+            config.docker_config, helper_timeout_s=config.credential_helper_timeout_s
         )
+        self._exchange = Exchange(self._wire, Authenticator(self._wire, self._credentials))
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,6 +78,10 @@ class Registry:
     def endpoints(self, ref: Reference) -> Sequence[Endpoint]:
         """The servers that are asked for the image, best first. Raises HostsError."""
         return self._hosts.endpoints(ref.host)
+
+    def credential_problems(self) -> Mapping[str, str]:
+        """What credential helpers failed with lately, by server. From any thread."""
+        return self._credentials.problems()
 
     def sick(self) -> Mapping[str, bool]:
         """Each server (host and port) that was asked lately, and whether it is passed over because it did not answer."""

@@ -50,6 +50,12 @@ class CredentialSource(Protocol):
         `fresh`: what was given last was refused. Raises RegistryDenied: there ought to be one, and it cannot be had.
         """
 
+    def problems(self) -> Mapping[str, str]:
+        """What keeps credentials away, by server; from any thread."""
+
+    def absence(self) -> str:
+        """Where it was looked for, and what is wrong there: for whoever reads that there is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class DockerFile:
@@ -147,6 +153,10 @@ class DockerConfig:
             asked = f", and docker-credential-{name} has none" if name else ""
             return CredentialOrigin("none", f"{path} has no entry for {canonical_host(host)}{asked}")
         return CredentialOrigin(str(path), f"its entry for {entry}", found.auths[entry].username)
+
+    def absence(self) -> str:
+        """Where credentials were looked for, or why they cannot be read. No secret is in it."""
+        return self._complaint or f"{self._path()} has none for it"
 
     def problems(self) -> Mapping[str, str]:
         """What helpers failed with last, by server."""

@@ -1,4 +1,4 @@
-"""Which servers answered last: one that did not is asked after the others for a while."""
+"""Which servers answered last: one that did not is asked after the others for a while; and what each of them said."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +13,10 @@ LONGEST_S = 60.0
 """How long a server is passed over: twice as long after each failure, up to this."""
 
 SERVERS_KEPT = 200
+
+COMPLAINTS_TOLD = 3
+COMPLAINT_MAX = 300
+"""How many other servers an error tells of, and how much of each in characters."""
 
 T = TypeVar("T")
 
@@ -34,22 +38,19 @@ class Health:
         self._asked: dict[str, None] = {}
 
     def ordered(self, items: Iterable[T], need: Callable[[T], Need]) -> list[T]:
-        """Those in good health in their order, then the sick ones in theirs.
+        """Those in good health in their order, then the sick ones in theirs. One whose time is over has its own place again."""
+        return sorted(items, key=lambda item: not self.is_well(need(item)))
 
-        One whose time is over is tried in its own place by who comes first; the others pass it over until that is known.
-        """
-        now = self._clock()
-        well: list[T] = []
-        ill: list[T] = []
-        for item in items:
-            sick = self._sick.get(need(item).endpoint.base)
-            if sick is not None and sick.due > now:
-                ill.append(item)
-                continue
-            if sick is not None:
-                sick.due = now + _pause_s(sick.failures)
-            well.append(item)
-        return well + ill
+    def is_well(self, need: Need) -> bool:
+        """Whether it is asked in its own place."""
+        sick = self._sick.get(need.endpoint.base)
+        return sick is None or sick.due <= self._clock()
+
+    def asking(self, need: Need) -> None:
+        """It is asked now. Of a sick one whose time is over the others learn from this request: they pass it over meanwhile."""
+        sick = self._sick.get(need.endpoint.base)
+        if sick is not None and sick.due <= (now := self._clock()):
+            sick.due = now + _pause_s(sick.failures)
 
     def answered(self, need: Need) -> None:
         """It sent something that is of use."""
@@ -64,9 +65,13 @@ class Health:
         self._note(base)
 
     def sick(self) -> Mapping[str, bool]:
-        """Each server that was asked lately, as host and port: whether it is passed over."""
-        now = self._clock()
-        return {base.partition("://")[2]: base in self._sick and self._sick[base].due > now for base in self._asked}
+        """Each server that was asked lately, as host and port: whether it failed to answer the last time. From any thread."""
+        found: dict[str, bool] = {}
+        for base in list(self._asked):
+            host = base.partition("://")[2]
+            # One that is tried over https and over http is well if one of them is.
+            found[host] = base in self._sick and found.get(host, True)
+        return found
 
     def _note(self, base: str) -> None:
         self._asked.pop(base, None)
@@ -75,6 +80,24 @@ class Health:
             oldest = next(iter(self._asked))
             del self._asked[oldest]
             self._sick.pop(oldest, None)
+
+
+class Complaints:
+    """What the servers of one operation said, each its last word: who reads the error may have to mend any of them."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, Exception] = {}
+
+    def note(self, need: Need, error: Exception) -> None:
+        """`error` came of asking this server."""
+        self._said.pop(need.endpoint.base, None)
+        self._said[need.endpoint.base] = error
+
+    def beside(self, error: Exception) -> str:
+        """The words of `error`, and those of the other servers."""
+        others = [f"{base}: {said}" for base, said in self._said.items() if said is not error]
+        told = [other if len(other) <= COMPLAINT_MAX else f"{other[:COMPLAINT_MAX]}…" for other in others]
+        return f"{error}" + (f" (asked as well: {'; '.join(told[:COMPLAINTS_TOLD])})" if told else "")
 
 
 def _pause_s(failures: int) -> float:

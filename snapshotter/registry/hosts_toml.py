@@ -7,6 +7,7 @@ Source: containerd's docs/hosts.md, and core/remotes/docker/config (1.6 to 2.2),
 """
 
 import difflib
+import ipaddress
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -18,15 +19,25 @@ from urllib.parse import SplitResult, urlsplit
 from snapshotter.errors import HostsError
 
 CAPABILITIES = frozenset({"pull", "resolve", "push", "referrers"})
-FILE_MAX = 1 << 20
+FILE_MAX = 256 << 10
 
 _KEYS = ("capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout")
 _LINE = re.compile(r"at line (\d+)")
-_DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h))+")
-_PART = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)")
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+# Go writes the micro sign, and reads the Greek letter that looks like it too.
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(rf"(\d+\.?\d*|\.\d+)({'|'.join(_UNITS_S)})", re.ASCII)
+_DURATION = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
+_DURATION_LENGTH_MAX = 100
+_DAY_S = 86400.0
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+# Of the connection, not of the site: a request with two of one of these, or a wrong one, is no request.
+_NOT_SET = frozenset({"host", "connection", "content-length", "transfer-encoding", "range"})
+_HOST = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?", re.ASCII)
+_URL_MAX = 2000
+# What is looked at of a line for its key; a longer one has its key in front too.
+_LINE_MAX = 1000
+_EQUALS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +136,17 @@ class _Reader:
         """Scheme and host; and the path below which the API is."""
         try:
             parts = urlsplit(url if "://" in url else f"https://{url}")
-            usable = _is_server(parts)
+            usable = len(url) <= _URL_MAX and _is_server(parts)
         except ValueError:
             usable = False
             parts = SplitResult("", "", "", "", "")
         if not usable:
-            raise self._error(where, f"{url!r} is not the address of a server, such as https://mirror.example.org:5000")
+            # What is before an @ may be a password.
+            shown = url.rpartition("@")[2][:80]
+            login = "; a login is not written here, but stored with `docker login`" if "@" in url else ""
+            raise self._error(
+                where, f"{shown!r} is not the address of a server, such as https://mirror.example.org:5000{login}"
+            )
         path = re.sub(r"/+", "/", parts.path).rstrip("/")
         if not override and not path.endswith("/v2"):
             path += "/v2"
@@ -140,14 +156,15 @@ class _Reader:
         value = table.get("capabilities")
         if value is None or value == []:
             return CAPABILITIES
-        names = value if isinstance(value, list) else [value]
-        for name in names:
+        right = 'must be a list of pull, resolve, push and referrers, such as ["pull", "resolve"]'
+        if not isinstance(value, list):
+            raise self._error((*where, "capabilities"), right)
+        names = [name.lower() if isinstance(name, str) else "" for name in value]
+        for name, written in zip(names, value, strict=True):
             if name not in CAPABILITIES:
-                near = difflib.get_close_matches(str(name), CAPABILITIES, n=1)
+                near = difflib.get_close_matches(name, CAPABILITIES, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                raise self._error(
-                    (*where, "capabilities"), f"must be a list of pull, resolve, push and referrers, not {name!r}{hint}"
-                )
+                raise self._error((*where, "capabilities"), f"{right}, not {str(written)[:40]!r}{hint}")
         return frozenset(names)
 
     def _paths(self, table: Mapping[str, Any], where: tuple[str, ...], key: str) -> Iterator[Path]:
@@ -160,15 +177,15 @@ class _Reader:
     def _client(self, table: Mapping[str, Any], where: tuple[str, ...]) -> Iterator[tuple[Path, Path]]:
         value = table.get("client", [])
         for item in value if isinstance(value, list) else [value]:
-            pair = item if isinstance(item, list) else [item]
-            right = 1 <= len(pair) <= 2 and all(isinstance(name, str) and "\0" not in name for name in pair) and pair[0]
+            pair = item if isinstance(item, list) else [item, ""]
+            right = len(pair) == 2 and all(isinstance(name, str) and "\0" not in name for name in pair) and pair[0]
             if not right:
                 raise self._error(
                     (*where, "client"),
                     'must be a file with certificate and key, a list of such, or a list of pairs [["client.cert", "client.key"]]',
                 )
             certificate = self._resolved(pair[0])
-            yield certificate, self._resolved(pair[1]) if len(pair) == 2 and pair[1] else certificate
+            yield certificate, self._resolved(pair[1]) if pair[1] else certificate
 
     def _resolved(self, name: str) -> Path:
         return self._path.parent / name
@@ -184,8 +201,14 @@ class _Reader:
                 isinstance(one, str) and _HEADER_VALUE.fullmatch(one) for one in values
             ):
                 # The value may be a secret: it is not shown.
-                raise self._error((*where, "header", name), "must be a text or a list of texts that a header can carry")
-            headers[name.lower()] = ", ".join(values)
+                raise self._error(
+                    (*where, "header", name), "must be a text, or a list of texts, that a header can carry (ASCII)"
+                )
+            if name.lower() in _NOT_SET:
+                place = self._place((*where, "header", name))
+                self._warnings.append(f"{place}: header {name} is set for each request, and not by this file")
+                continue
+            headers[name.lower()] = ", ".join(one.strip() for one in values)
         return headers
 
     def _bool(self, table: Mapping[str, Any], where: tuple[str, ...], key: str) -> bool:
@@ -199,11 +222,11 @@ class _Reader:
         if value is None:
             return None
         seconds = 0.0
-        if isinstance(value, str) and _DURATION.fullmatch(value):
+        if isinstance(value, str) and len(value) <= _DURATION_LENGTH_MAX and _DURATION.fullmatch(value):
             seconds = sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(value))
-        if not 0 < seconds <= 86400:
+        if seconds <= 0:
             raise self._error((*where, "dial_timeout"), 'must be a time such as "3s", "500ms" or "1m30s"')
-        return seconds
+        return min(seconds, _DAY_S)
 
     def _check_keys(self, table: Mapping[str, Any], where: tuple[str, ...], known: tuple[str, ...]) -> None:
         for key in table:
@@ -231,13 +254,16 @@ class _Reader:
 
 
 def _is_server(parts: SplitResult) -> bool:
-    """Whether these are an address without user, query and the like. Raises ValueError for a port that is none."""
+    """Whether these are an address without user, query and the like. Raises ValueError for a port or IPv6 address that is none."""
+    if parts.netloc.startswith("["):
+        ipaddress.IPv6Address(parts.hostname or "")
     return (
         parts.scheme in {"http", "https"}
-        and bool(parts.hostname)
+        and _HOST.fullmatch(parts.netloc) is not None
         and (parts.port is None or parts.port > 0)
-        and not (parts.username or parts.password or parts.query or parts.fragment)
-        and not any(mark.isspace() or ord(mark) < 32 for mark in parts.netloc + parts.path)
+        and not (parts.query or parts.fragment)
+        and parts.path.isprintable()
+        and " " not in parts.path
     )
 
 
@@ -247,7 +273,7 @@ def _key_lines(text: str) -> Mapping[tuple[str, ...], int]:
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
-        if stripped.startswith("["):
+        if stripped.startswith("[") and len(stripped) <= _LINE_MAX:
             table = _path_in(stripped) or table
             path = table
         else:
@@ -258,11 +284,13 @@ def _key_lines(text: str) -> Mapping[tuple[str, ...], int]:
 
 
 def _key_before_equals(line: str) -> tuple[str, ...]:
-    at = line.find("=")
-    while at > 0:
+    at = line.find("=", 0, _LINE_MAX)
+    for _ in range(_EQUALS_MAX):  # a quoted key may have some
+        if at <= 0:
+            break
         if path := _path_in(f"{line[:at]}= 0"):
             return path
-        at = line.find("=", at + 1)
+        at = line.find("=", at + 1, _LINE_MAX)
     return ()
 
 

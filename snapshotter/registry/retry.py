@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -22,6 +22,14 @@ class Transient(Exception):
         self.retry_after_s = retry_after_s
 
 
+@dataclass(slots=True)
+class RetryCounts:
+    """What came of faults that may be gone the next time, since the start. Written on the trio thread."""
+
+    repeated: int = 0
+    given_up: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Exponential back-off with jitter: `retries` further tries without progress, waits in seconds."""
@@ -31,6 +39,7 @@ class RetryPolicy:
     longest_s: float = 10.0
     retry_after_longest_s: float = 30.0
     jitter: Callable[[], float] = random.random
+    counts: RetryCounts = field(default_factory=RetryCounts, compare=False)
 
     def delay_s(self, attempt: int, retry_after_s: float | None = None) -> float:
         """The wait before try `attempt` + 1, spread over half to one and a half times its nominal value.
@@ -68,15 +77,18 @@ class Attempts:
         if progressed:
             self._failed = 0
             if fault.retry_after_s is None:
+                self._policy.counts.repeated += 1
                 await trio.lowlevel.checkpoint()
                 return
         if self._failed >= self._policy.retries:
+            self._policy.counts.given_up += 1
             tries = "once" if self._failed == 0 else f"{self._failed + 1} times"
             raise RegistryUnreachable(
                 f"{self._what}: {fault} (tried {tries}); check that the node reaches the registry"
             ) from None
         delay_s = self._policy.delay_s(self._failed, fault.retry_after_s)
         self._failed += 1
+        self._policy.counts.repeated += 1
         await trio.sleep(delay_s)
 
 

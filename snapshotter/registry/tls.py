@@ -2,7 +2,7 @@
 
 import os
 import ssl
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from snapshotter.errors import HostsError
@@ -16,13 +16,15 @@ class Tls:
     """How one server is spoken to. Equal values share connections.
 
     `ca` are files of authorities that are trusted beside the system's; `client` pairs of certificate and key (the same file
-    where one holds both). `stamp` makes a renewed file another value.
+    where one holds both). `stamp` makes a renewed file another value. `told_in` is the hosts.toml that speaks of the server,
+    if one does, for whoever must mend it.
     """
 
     ca: tuple[Path, ...] = ()
     client: tuple[tuple[Path, Path], ...] = ()
     skip_verify: bool = False
     stamp: Stamp = ()
+    told_in: Path | None = field(default=None, compare=False)
 
     def elsewhere(self) -> "Tls":
         """For where the server redirects to: its authorities hold there too, but we do not say there who we are."""
@@ -37,9 +39,31 @@ class Tls:
         """Nothing but what every program on the node does."""
         return not (self.ca or self.client or self.skip_verify)
 
+    @property
+    def file(self) -> str:
+        """The file in which whoever reads an error says otherwise."""
+        return f"{self.told_in}" if self.told_in is not None else "its hosts.toml"
+
     def context(self) -> ssl.SSLContext:
-        """What OpenSSL needs. Raises HostsError: a file cannot be read or is not what it should be; it is named."""
+        """What OpenSSL needs; makes it anew, which takes some 0.05 s for the system's authorities alone. Raises as `check`."""
         context = ssl.create_default_context()
+        self._load(context)
+        if self.ca:
+            # As Go reads them: what is named is trusted, be it an intermediate authority's or the server's own, and with the
+            # extensions that it has. Newer Pythons are stricter by themselves.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if self.skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    def check(self) -> None:
+        """Read all files. Raises HostsError: one cannot be read, or is not what it should be; it is named."""
+        if not self.usual:
+            self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+    def _load(self, context: ssl.SSLContext) -> None:
         for path in self.ca:
             try:
                 context.load_verify_locations(cafile=path)
@@ -49,10 +73,6 @@ class Tls:
                 raise HostsError(f"{path}: the authority's certificate cannot be read: {error.strerror}") from None
         for certificate, key in self.client:
             _load_client(context, certificate, key)
-        if self.skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
 
 
 def _load_client(context: ssl.SSLContext, certificate: Path, key: Path) -> None:

@@ -12,7 +12,7 @@ import httpcore
 import httpx
 import trio
 
-from snapshotter.errors import RegistryError, RegistryUntrusted
+from snapshotter.errors import HostsError, RegistryError, RegistryUntrusted
 from snapshotter.registry.redirect import AddressCheck, Resolve, shown
 from snapshotter.registry.retry import PROGRESS_MIN, Attempts, RetryPolicy, Transient, parse_retry_after
 from snapshotter.registry.tls import Tls
@@ -61,15 +61,20 @@ class Wire:
         self._limits = httpx.Limits(
             max_connections=None, max_keepalive_connections=idle_connections, keepalive_expiry=_KEEPALIVE_S
         )
-        self._usual = self._new_client(Tls())
+        self._usual = self._new_client(self._context(Tls()))
         self._clients: dict[Tls, httpx.AsyncClient] = {}
 
-    def _new_client(self, tls: Tls) -> httpx.AsyncClient:
-        """Raises HostsError: a certificate cannot be read."""
+    def _context(self, tls: Tls) -> ssl.SSLContext | None:
+        """The system's certificates, as every other program on the node trusts them, and not those of a package; and `tls`.
+
+        None without a network. Raises HostsError: a certificate cannot be read.
+        """
+        return tls.context() if self._transport is None else None
+
+    def _new_client(self, context: ssl.SSLContext | None) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             transport=self._transport,
-            # The system's certificates, as every other program on the node trusts them, and not those of a package.
-            verify=tls.context() if self._transport is None else False,
+            verify=context or False,
             headers=_HEADERS,
             cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
             timeout=self._timeout,
@@ -78,13 +83,25 @@ class Wire:
         )
 
     async def _client(self, tls: Tls) -> httpx.AsyncClient:
-        """The client for this way of TLS. Raises HostsError."""
+        """The client for this way of TLS.
+
+        Raises RegistryUntrusted: a certificate that belongs to it cannot be read.
+        """
         if tls.usual:
             return self._usual
-        client = self._clients.pop(tls, None) or self._new_client(tls)
+        client = self._clients.pop(tls, None)
+        if client is None:
+            try:
+                context = await trio.to_thread.run_sync(self._context, tls)
+            except HostsError as error:
+                raise RegistryUntrusted(str(error)) from None
+            # Another request may have made it meanwhile.
+            client = self._clients.pop(tls, None) or self._new_client(context)
         self._clients[tls] = client
         if len(self._clients) > _CLIENTS_KEPT:
-            await self._clients.pop(next(iter(self._clients))).aclose()
+            oldest = self._clients.pop(next(iter(self._clients)))
+            with trio.CancelScope(shield=True):
+                await oldest.aclose()
         return client
 
     def attempts(self, what: str) -> Attempts:
@@ -120,15 +137,15 @@ class Wire:
 
         Raises:
             Transient: no connection, no answer, a broken one.
-            RegistryUntrusted: what another try would not change: TLS that is not trusted, or none at all.
-            HostsError: a certificate that belongs to `tls` cannot be read.
+            RegistryUntrusted: what another try would not change: TLS that is not trusted, or none at all; or a certificate of
+                `tls` that cannot be read.
         """
         client = await self._client(tls)
         try:
             with trio.fail_after(self._answer_timeout_s(request)):
                 return await client.send(request, stream=True)
         except httpx.HTTPError as error:
-            raise fault_of(error, request.url) from None
+            raise fault_of(error, request.url, tls) from None
         except trio.TooSlowError:
             raise Transient(f"{shown(request.url)}: no answer in time") from None
 
@@ -262,36 +279,42 @@ def transient_status(response: httpx.Response) -> Transient | None:
     return Transient(f"{shown(response.request.url)} answers HTTP {status}", wait_s)
 
 
-def fault_of(error: httpx.HTTPError, url: httpx.URL) -> Transient | RegistryError:
-    """What an exception of httpx means to us: worth another try or not."""
+def fault_of(error: httpx.HTTPError, url: httpx.URL, tls: Tls | None = None) -> Transient | RegistryError:
+    """What an exception of httpx means to us: worth another try or not. `tls` is that of a request without an answer."""
     where = shown(url)
-    if (trouble := _tls_trouble(error)) is not None and (untrusted := _untrusted(trouble, url.host)) is not None:
+    trouble = _tls_trouble(error)
+    if trouble is not None and (untrusted := _untrusted(trouble, url.host, tls or Tls())) is not None:
         return untrusted
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return RegistryError(f"{where} cannot be asked: {error}")
     if isinstance(error, httpx.TransportError):
-        return Transient(f"{where}: {_WORDS.get(type(error), str(error) or type(error).__name__)}")
+        words = _WORDS.get(type(error), str(error) or type(error).__name__)
+        if tls is not None and not tls.client and url.scheme == "https" and type(error) in _BROKEN:
+            # It closes with our request unread, by which its alert may get lost on the way.
+            words += f" before an answer, as where a client certificate is missing (`client` in {tls.file})"
+        return Transient(f"{where}: {words}")
     return RegistryError(f"{where}: {str(error) or type(error).__name__}")
 
 
-def _untrusted(trouble: ssl.SSLError, host: str) -> RegistryUntrusted | None:
+def _untrusted(trouble: ssl.SSLError, host: str, tls: Tls) -> RegistryUntrusted | None:
     """What a fault of TLS means, None for those that may be gone the next time."""
+    file = tls.file
     if isinstance(trouble, ssl.SSLCertVerificationError):
-        return RegistryUntrusted(f"the certificate of {host} is not accepted: {_verification(trouble)}")
+        return RegistryUntrusted(f"the certificate of {host} is not accepted: {_verification(trouble, file)}")
     reason = trouble.reason or ""
     if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
         return RegistryUntrusted(
-            f"{host} does not speak TLS; if that is meant, list it in registry.plain_http, or write http:// in its hosts.toml"
+            f"{host} does not speak TLS; if that is meant, list it in registry.plain_http, or write http:// in {file}"
         )
     if "ALERT" in reason and _CERTIFICATE_ALERT.search(reason):
         return RegistryUntrusted(
             f"{host} does not accept us ({reason.lower().replace('_', ' ')}): it asks for a client certificate; name one "
-            "that it knows as `client` in its hosts.toml"
+            f"that it knows as `client` in {file}"
         )
     if "HANDSHAKE_FAILURE" in reason or "PROTOCOL_VERSION" in reason or reason == "UNSUPPORTED_PROTOCOL":
         return RegistryUntrusted(
             f"{host} and this node have no TLS version and cipher in common, or it asks for a client certificate "
-            f"({reason.lower().replace('_', ' ')}): name one as `client` in its hosts.toml, or ask its operator"
+            f"({reason.lower().replace('_', ' ')}): name one as `client` in {file}, or ask its operator"
         )
     return None
 
@@ -299,7 +322,7 @@ def _untrusted(trouble: ssl.SSLError, host: str) -> RegistryUntrusted | None:
 _CERTIFICATE_ALERT = re.compile(r"CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED")
 
 
-def _verification(trouble: ssl.SSLCertVerificationError) -> str:
+def _verification(trouble: ssl.SSLCertVerificationError, file: str) -> str:
     """X509_V_ERR numbers: 10 expired, 9 not yet valid, 62 and 64 another name, the rest an authority that nobody knows."""
     if trouble.verify_code == 10:
         return "it has expired; its operator must renew it (or this node's clock is wrong)"
@@ -308,11 +331,12 @@ def _verification(trouble: ssl.SSLCertVerificationError) -> str:
     if trouble.verify_code in {62, 64}:
         return f"it is for another name ({trouble.verify_message}); use the name that it is for"
     return (
-        f"its authority is not known ({trouble.verify_message}); name the authority's file as `ca` in the registry's "
-        "hosts.toml, or add it to the node's certificates"
+        f"its authority is not known ({trouble.verify_message}); name the authority's file as `ca` in {file}, or add it to "
+        "the node's certificates"
     )
 
 
+_BROKEN = frozenset({httpx.ReadError, httpx.RemoteProtocolError})
 _WORDS: Mapping[type[Exception], str] = {
     httpx.ConnectTimeout: "no connection in time",
     httpx.ReadTimeout: "no answer in time",

@@ -1,17 +1,16 @@
 """The control service: what the commands of the command line ask of the daemon.
 
-`NodeView` is what the daemon must be able to say and do; this module puts it into protobuf. The dataclasses carry the
-names of the messages' fields (proto/control.proto explains them), so that one function translates all of them.
+`NodeView` is what the daemon must be able to say and do, in the values of `control_views.py`; this module puts them into
+protobuf. They carry the names of the messages' fields, so that one function translates all of them.
 """
 
 # ruff: noqa: N802, ARG002 (names and arguments of the servicer's methods are gRPC's)
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from enum import IntEnum
+from dataclasses import asdict
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +19,18 @@ import grpc
 from snapshotter.api import control_pb2 as pb
 from snapshotter.api import control_pb2_grpc as pb_grpc
 from snapshotter.errors import FailedPrecondition, SnapshotterError, Status
+from snapshotter.service.control_views import (
+    ActivityView,
+    CachedFileView,
+    CachedImageView,
+    CacheUsageView,
+    LayerView,
+    PruneStep,
+    StatusView,
+    TeardownView,
+    VerifyStep,
+    VersionView,
+)
 
 BATCH = 200
 """Rows per message: of 300 bytes each, far below gRPC's limit of 4 MiB."""
@@ -30,167 +41,6 @@ EXIT_CODE_KEY = "estargz-exit-code"
 T = TypeVar("T")
 M = TypeVar("M")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class VersionView:
-    """Which program answers."""
-
-    version: str
-    python: str
-    kernel: str
-
-
-@dataclass(frozen=True, slots=True)
-class StatusView:
-    """How the daemon is. Counters are totals since its start, sizes bytes."""
-
-    version: str
-    pid: int
-    started_at_ns: int
-    plane: str
-    plane_reason: str
-    root: str
-    run_dir: str
-    address: str
-    mountpoint: str
-    session: int
-    snapshots: int
-    layers_lazy: int
-    layers_failed: int
-    fetched_demand: int
-    fetched_prefetch: int
-    fetched_background: int
-    integrity_failures: int
-    read_errors: int
-    cache_used: int
-    cache_quota: int
-    cache_free: int
-    fuse_requests: Mapping[str, int] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
-
-
-class LayerState(IntEnum):
-    """What became of a layer; the numbers are those of the wire."""
-
-    LAZY = 1
-    COMPLETE = 2
-    FAILED = 3
-    ORDINARY = 4
-
-
-@dataclass(frozen=True, slots=True)
-class LayerView:
-    """One layer of one image: mounted lazily, or ordinary with the reason. Sizes are bytes, 0 where not known."""
-
-    image: str
-    digest: str
-    state: LayerState
-    toc_digest: str = ""
-    reason: str = ""
-    detail: str = ""
-    size: int = 0
-    present: int = 0
-    blob_size: int = 0
-    number: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class DomainView:
-    """What one sharing domain holds."""
-
-    domain: str
-    objects: int
-    object_bytes: int
-    partials: int
-    partial_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class CacheUsageView:
-    """What the cache holds and may hold, in bytes."""
-
-    domains: tuple[DomainView, ...]
-    deleted_open: int
-    unreferenced: int
-    used: int
-    quota: int
-    high_water: int
-    low_water: int
-    free: int
-    min_free: int
-    capacity: int
-
-
-@dataclass(frozen=True, slots=True)
-class CachedFileView:
-    """One file of the cache: an object named by its digest, or a partial file."""
-
-    domain: str
-    name: str
-    size: int
-    present: int
-    complete: bool
-    referenced: bool
-    last_use_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class PruneStep:
-    """How far a prune is."""
-
-    files_removed: int
-    bytes_removed: int
-    bytes_total: int
-    done: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BadFileView:
-    """A cached file that is not what its name says."""
-
-    domain: str
-    name: str
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class MissingFileView:
-    """A file that ought to be in the cache, and that the daemon did not delete."""
-
-    domain: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyStep:
-    """How far a verification is, and what it found bad or missing since the last step."""
-
-    files_checked: int
-    bytes_checked: int
-    bytes_total: int
-    bad: tuple[BadFileView, ...] = ()
-    missing: tuple[MissingFileView, ...] = ()
-    done: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class UserView:
-    """A container, or a mount of somebody else, that stands on our layers."""
-
-    name: str
-    namespace: str
-    mountpoint: str
-    pids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TeardownView:
-    """What a teardown did; with users and not `done` it did nothing."""
-
-    users: tuple[UserView, ...]
-    unmounted: tuple[str, ...]
-    done: bool
 
 
 class NodeView(Protocol):
@@ -213,6 +63,12 @@ class NodeView(Protocol):
 
     def cache_files(self) -> Iterable[CachedFileView]:
         """Every file of the cache."""
+
+    def cache_images(self) -> Iterable[CachedImageView]:
+        """What each image has in the cache, ordered by image."""
+
+    def activity(self) -> ActivityView:
+        """What goes on at this moment, and who waits for what."""
 
     def prune(self, *, include_referenced: bool, keep: int) -> Iterator[PruneStep]:
         """Delete files until the cache holds at most `keep` bytes; the last step is `done`."""
@@ -258,6 +114,19 @@ class ControlServicer(pb_grpc.ControlServicer):
         with _answering(context):
             for batch in _batches(self._node.cache_files()):
                 yield pb.CacheListResponse(files=[to_message(pb.CachedFile, file) for file in batch])
+
+    def CacheImages(
+        self, request: pb.CacheImagesRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.CacheImagesResponse]:
+        """See control.proto."""
+        with _answering(context):
+            for batch in _batches(self._node.cache_images()):
+                yield pb.CacheImagesResponse(images=[to_message(pb.CachedImage, image) for image in batch])
+
+    def Activity(self, request: pb.ActivityRequest, context: grpc.ServicerContext) -> pb.ActivityResponse:
+        """See control.proto."""
+        with _answering(context):
+            return to_message(pb.ActivityResponse, self._node.activity())
 
     def CachePrune(
         self, request: pb.CachePruneRequest, context: grpc.ServicerContext

@@ -6,7 +6,7 @@ The reason why a layer is not lazy is kept with its snapshot; this is for whoeve
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -54,14 +54,21 @@ class PullLog:
 
     def __init__(self, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._clock_ns = clock_ns
-        self._lock = threading.Lock()  # guards _open
+        self._lock = threading.Lock()  # guards _open and _results
         self._open: OrderedDict[tuple[str, str, str], _OpenPull] = OrderedDict()
+        self._results: Counter[tuple[Outcome, Reason | None]] = Counter()
+
+    def results(self) -> dict[tuple[Outcome, Reason | None], int]:
+        """How many layers ended in which way since the start, by outcome and reason; from any thread."""
+        with self._lock:
+            return dict(self._results)
 
     def note(self, request: LayerRequest, outcome: LayerOutcome) -> None:
         """Take the outcome of one layer of an image. The last layer's label names no other layer than itself."""
         key = (request.namespace, request.reference, request.manifest_digest or "")
         finished = []
         with self._lock:
+            self._results[outcome.outcome, outcome.reason] += 1
             pull = self._open.get(key)
             if pull is not None and any(earlier.layer == outcome.layer for earlier in pull.layers):
                 finished.append(self._open.pop(key))  # the image is pulled anew
@@ -77,6 +84,8 @@ class PullLog:
 
     def note_unknown(self, reference: str, outcome: LayerOutcome) -> None:
         """Take the outcome of a layer whose labels could not be read; `reference` is "" where they name none."""
+        with self._lock:
+            self._results[outcome.outcome, outcome.reason] += 1
         _say(_OpenPull(reference, self._clock_ns(), [outcome]))
 
     def close(self) -> None:

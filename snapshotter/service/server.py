@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -40,8 +41,13 @@ class SocketServer:
         self.address.unlink(missing_ok=True)
 
 
-def build_server(address: Path, registrations: Sequence[Registration], max_workers: int) -> SocketServer:
-    """Bind a server for these services to the unix socket `address`, for its owner alone.
+def build_server(
+    address: Path,
+    registrations: Sequence[Registration],
+    max_workers: int,
+    interceptors: Sequence["grpc.ServerInterceptor[Any, Any]"] = (),
+) -> SocketServer:
+    """Bind a server for these services to the unix socket `address`, for its owner alone. `interceptors` see every call.
 
     Raises:
         StoreLocked: somebody answers there already.
@@ -51,6 +57,7 @@ def build_server(address: Path, registrations: Sequence[Registration], max_worke
     check_address(address)
     server = grpc.server(
         ThreadPoolExecutor(max_workers, thread_name_prefix="grpc"),
+        interceptors=list(interceptors),
         options=[
             ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
             ("grpc.max_send_message_length", _MESSAGE_LIMIT),

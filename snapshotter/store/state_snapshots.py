@@ -101,6 +101,12 @@ def identifiers(db: sqlite3.Connection) -> set[int]:
     return {row["id"] for row in db.execute("SELECT id FROM snapshots")}
 
 
+def census(db: sqlite3.Connection) -> dict[tuple[Kind, bool], int]:
+    """How many snapshots there are, by kind and whether they fell back to an ordinary layer."""
+    rows = db.execute("SELECT kind, not_lazy IS NOT NULL AS fell, count(*) AS number FROM snapshots GROUP BY kind, fell")
+    return {(Kind(row["kind"]), bool(row["fell"])): row["number"] for row in rows}
+
+
 def is_there(db: sqlite3.Connection, snapshot_id: int) -> bool:
     """Whether a snapshot has this id."""
     return db.execute("SELECT 1 FROM snapshots WHERE id = ?", (snapshot_id,)).fetchone() is not None

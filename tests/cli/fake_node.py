@@ -1,19 +1,24 @@
 """A daemon's control service with a scripted `NodeView`, on a real unix socket."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 
-from snapshotter.service.control import (
+from snapshotter.service.control import ControlServicer
+from snapshotter.service.control_views import (
+    ActivityView,
     BadFileView,
     CachedFileView,
+    CachedImageView,
     CacheUsageView,
-    ControlServicer,
     DomainView,
+    HostAwayView,
     LayerState,
     LayerView,
     MissingFileView,
@@ -23,6 +28,8 @@ from snapshotter.service.control import (
     UserView,
     VerifyStep,
     VersionView,
+    WaitKind,
+    WaitView,
 )
 
 DIGESTS = [f"sha256:{number:02x}{'ab' * 31}" for number in range(8)]
@@ -56,6 +63,70 @@ def a_status() -> StatusView:
     )
 
 
+def a_wait(**changes: Any) -> WaitView:
+    waiting = WaitView(
+        kind=WaitKind.READ,
+        waited_ns=13_240_000_000,
+        path="/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0",
+        path_seen=True,
+        digest=DIGESTS[5],
+        size=7 << 20,
+        layer=DIGESTS[0],
+        image=IMAGE,
+        reads=2,
+        pid=4243,
+        process="python3",
+        container="ab" * 32,
+        namespace="k8s.io",
+        container_name="shop/web-7f9c/nginx",
+    )
+    return replace(waiting, **changes)
+
+
+def an_activity(**changes: Any) -> ActivityView:
+    quiet = ActivityView(
+        clock_ns=1_000_000_000,
+        plane="erofs",
+        started_at_ns=1,
+        layers_lazy=9,
+        fetched_demand=1000,
+        fetched_prefetch=0,
+        fetched_background=0,
+        fetching_demand=0,
+        fetching_prefetch=0,
+        fetching_background=0,
+        cache_used=5 << 30,
+        cache_quota=20 << 30,
+        reads_waiting=0,
+        lookups_waiting=0,
+        longest_wait_ns=0,
+        processes_seen=True,
+        fuse_requests={"lookup": 10},
+    )
+    return replace(quiet, **changes)
+
+
+BUSY = {
+    "clock_ns": 3_000_000_000,
+    "fetched_demand": 1000 + (3 << 20),
+    "fetched_background": 4096,
+    "fetching_demand": 2,
+    "fuse_requests": {"lookup": 30, "read": 80},
+    "reads_waiting": 2,
+    "lookups_waiting": 1,
+    "longest_wait_ns": 13_240_000_000,
+    "away": (HostAwayView("registry.example.org", "no answer"),),
+    "waits": (
+        a_wait(),
+        a_wait(
+            kind=WaitKind.LOOKUP, waited_ns=400_000_000, path="/bin/sh", path_seen=False, pid=4244, container_name=""
+        ),
+        a_wait(pid=0, process="", container="", container_name=""),
+    ),
+}
+"""What changes two seconds after `an_activity()`."""
+
+
 def some_layers() -> tuple[LayerView, ...]:
     return (
         LayerView(IMAGE, DIGESTS[0], LayerState.COMPLETE, DIGESTS[7], size=80 << 20, present=80 << 20, number=1),
@@ -81,6 +152,13 @@ class FakeNode:
         CachedFileView("node", DIGESTS[0], 4096, 4096, complete=True, referenced=True, last_use_ns=1),
         CachedFileView("node", "partial-name", 1 << 30, 5 << 20, complete=False, referenced=False, last_use_ns=0),
     )
+    images: tuple[CachedImageView, ...] = (
+        CachedImageView("a.example/small:1", 3, 0, 0, 1 << 20, 1 << 20, 1),
+        CachedImageView(IMAGE, 2, 1, 1, 1 << 30, 3 << 20, time.time_ns()),
+        CachedImageView("z.example/ordinary:1", 0, 4, 0, 0, 0, 0),
+    )
+    unreferenced: int = 1 << 20
+    activities: list[ActivityView] = field(default_factory=lambda: [an_activity(), an_activity(**BUSY)])
     bad: tuple[BadFileView, ...] = ()
     missing: tuple[MissingFileView, ...] = ()
     users: tuple[UserView, ...] = ()
@@ -106,11 +184,21 @@ class FakeNode:
     def cache_usage(self) -> CacheUsageView:
         self._called("cache_usage")
         domains = (DomainView("node", 1234, 5 << 30, 3, 1 << 20),)
-        return CacheUsageView(domains, 4096, 1 << 20, 5 << 30, 20 << 30, 19 << 30, 17 << 30, 1 << 40, 1 << 30, 2 << 40)
+        return CacheUsageView(
+            domains, 4096, self.unreferenced, 5 << 30, 20 << 30, 19 << 30, 17 << 30, 1 << 40, 1 << 30, 2 << 40
+        )
 
     def cache_files(self) -> Iterator[CachedFileView]:
         self._called("cache_files")
         yield from self.files
+
+    def cache_images(self) -> Iterator[CachedImageView]:
+        self._called("cache_images")
+        yield from self.images
+
+    def activity(self) -> ActivityView:
+        self._called("activity")
+        return self.activities.pop(0) if len(self.activities) > 1 else self.activities[0]
 
     def prune(self, *, include_referenced: bool, keep: int) -> Iterator[PruneStep]:
         self._called("prune", (include_referenced, keep))

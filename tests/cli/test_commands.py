@@ -13,7 +13,7 @@ import pytest
 from snapshotter.cli.main import main
 from snapshotter.daemon.ending import TORN_DOWN
 from snapshotter.errors import SnapshotterError, StoreFull
-from snapshotter.service.control import BadFileView, LayerState, LayerView, MissingFileView, UserView
+from snapshotter.service.control_views import BadFileView, LayerState, LayerView, MissingFileView, UserView
 from tests.cli.fake_node import DIGESTS, IMAGE, FakeNode, serving
 
 Captured = pytest.CaptureFixture[str]
@@ -47,6 +47,8 @@ COMMANDS = [
     ("layers",),
     ("cache", "usage"),
     ("cache", "list"),
+    ("cache", "list", "--files"),
+    ("top", "--once", "--interval", "0.1"),
     ("cache", "prune"),
     ("cache", "verify"),
     ("teardown",),
@@ -123,10 +125,33 @@ def test_thousands_of_layers_come_in_batches(node: FakeNode, capsys: Captured) -
 
 
 def test_no_layers_and_empty_cache_are_said_in_words(node: FakeNode, capsys: Captured) -> None:
-    node.rows, node.files = (), ()
+    node.rows, node.files, node.images = (), (), ()
     assert run("layers") == 0
-    assert run("cache", "list") == 0
+    assert run("cache", "list", "--files") == 0
     assert capsys.readouterr().out == "No image has been pulled through this daemon.\nThe cache is empty.\n"
+    node.unreferenced = 0
+    assert run("cache", "list") == 0
+    assert capsys.readouterr().out == "The cache is empty, and no image has been pulled through this daemon.\n"
+
+
+def test_cache_list_shows_each_image_and_what_none_names(node: FakeNode, capsys: Captured) -> None:
+    assert run("cache", "list") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"3 +0 +0 +1\.0 MiB +1\.0 MiB +100% +\d+ d +a\.example/small:1\n", text)
+    assert re.search(r"2 +1 +1 +1\.0 GiB +3\.0 MiB +1% +\d+ s +registry", text)
+    assert re.search(r"0 +4 +0 +- +- +- +- +z\.example", text)
+    assert " ".join(text.split()).endswith(" 1.0 MiB not named by any image")
+
+
+@pytest.mark.parametrize(
+    ("order", "images"),
+    [("image", "arz"), ("size", "raz"), ("here", "raz"), ("share", "arz"), ("last-use", "raz")],
+)
+def test_cache_list_is_sorted_as_asked(node: FakeNode, capsys: Captured, order: str, images: str) -> None:
+    answer = run_json(capsys, "cache", "list", "--sort", order)
+    assert isinstance(answer, dict)
+    assert "".join(row["image"][0] for row in answer["images"]) == images
+    assert answer["unnamed"] == 1 << 20
 
 
 def test_prune_passes_its_options_on(node: FakeNode, capsys: Captured) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from snapshotter.cli.main import main
-from snapshotter.service.control import LayerState, LayerView
+from snapshotter.service.control_views import LayerState, LayerView
 from tests.cli.fake_node import DIGESTS, IMAGE, FakeNode, serving
 
 

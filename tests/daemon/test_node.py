@@ -18,7 +18,7 @@ from snapshotter.daemon.node import Identity, Node
 from snapshotter.errors import PlaneError, Reason, StoreError
 from snapshotter.format.digest import Digest
 from snapshotter.layer.counters import Counters
-from snapshotter.service.control import LayerState, PruneStep, TeardownView, UserView
+from snapshotter.service.control_views import LayerState, PruneStep, TeardownView, UserView
 from snapshotter.store import state_snapshots
 from snapshotter.store.eviction import Evicted
 from snapshotter.store.placement import ObjectInfo
@@ -131,6 +131,7 @@ def node(
     shelf: FakeShelf,
     housekeeping: Any = None,
     failures: dict[int, str] | None = None,
+    credential_problems: dict[str, str] | None = None,
 ) -> Node:
     config = replace(Config(), root=tmp_path, run_dir=tmp_path / "r", cache=CacheConfig(quota=1000, min_free=0))
     room = SimpleNamespace(shelf=shelf, counters=Counters(), housekeeping=housekeeping)
@@ -143,7 +144,8 @@ def node(
         cast("Any", DirectBridge()),
         cast("Any", FakeEnding()),
         lambda: failures or {},
-        {"lookup": 3},
+        cast("Any", SimpleNamespace(fuse_requests={"lookup": 3}, view=lambda **given: given)),
+        lambda: credential_problems or {},
     )
 
 
@@ -187,6 +189,45 @@ def test_layers_are_listed_by_image_from_the_bottom_up_with_what_is_here(tmp_pat
         (IMAGE, "d", LayerState.ORDINARY, 0, 0, "denied-by-config", "by the admin"),
     ]
     assert rows[0].blob_size == 99
+
+
+def test_cached_images_count_a_file_of_several_of_their_layers_once(tmp_path: Path, state: State) -> None:
+    base, upper, gone = (
+        record_layer(state, "a", IMAGE, "other:1"),
+        record_layer(state, "b", IMAGE),
+        record_layer(state, "c", "third:1"),
+    )
+    for number, key in ((base, "1"), (upper, "2"), (gone, "3")):
+        snapshot(state, key, layer_number=number, reference=IMAGE)
+    snapshot(state, "4", not_lazy=Reason.DENIED, not_lazy_message="by the admin", reference=IMAGE)
+    shelf = FakeShelf(
+        {base: layer(base, {A: 10, B: 30}, last_used_ns=5), upper: layer(upper, {B: 30, C: 60}, last_used_ns=9)},
+        {gone: "index lost"},
+    )
+    store = FakeStore({B: 30, D: 1000}, {C: (60, 25)})
+    images = list(node(tmp_path, state, store, shelf).cache_images())
+    seen = [(one.image, one.lazy, one.ordinary, one.failed, one.size, one.present, one.last_use_ns) for one in images]
+    assert seen == [
+        ("other:1", 1, 0, 0, 40, 30, 5),
+        (IMAGE, 2, 1, 0, 100, 55, 9),
+        ("third:1", 0, 0, 1, 0, 0, 0),
+    ]
+
+
+def test_cached_images_keep_sharing_domains_apart(tmp_path: Path, state: State) -> None:
+    one, two = record_layer(state, "a", IMAGE), record_layer(state, "b", IMAGE)
+    for number in (one, two):
+        snapshot(state, str(number), layer_number=number, reference=IMAGE)
+    elsewhere = layer(two, {A: 10})
+    elsewhere.domain = "another"
+    shelf = FakeShelf({one: layer(one, {A: 10}), two: elsewhere})
+    (image,) = node(tmp_path, state, FakeStore({A: 10}), shelf).cache_images()
+    assert (image.size, image.present) == (20, 10)
+
+
+def test_activity_is_told_what_the_configuration_and_the_store_say(tmp_path: Path, state: State) -> None:
+    given = cast("Any", node(tmp_path, state, FakeStore({A: 10}), FakeShelf()).activity())
+    assert given == {"plane": "fuse", "started_at_ns": 1, "cache_used": 10, "cache_quota": 1000}
 
 
 def test_cache_list_tells_who_names_a_file_and_when_it_was_used(tmp_path: Path, state: State) -> None:
@@ -302,6 +343,11 @@ def test_status_names_the_problems(tmp_path: Path, state: State) -> None:
     assert ["could not" in status.problems[0], "min_free" in status.problems[1], "digest" in status.problems[2]] == [
         True
     ] * 3
+
+
+def test_status_shows_why_credentials_cannot_be_had(tmp_path: Path, state: State) -> None:
+    made = node(tmp_path, state, FakeStore(), FakeShelf(), credential_problems={"r.test": "the helper hangs"})
+    assert made.status().problems == ("the helper hangs",)
 
 
 def test_teardown_ends_the_daemon_only_if_it_was_done(

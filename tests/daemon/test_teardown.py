@@ -10,7 +10,7 @@ from snapshotter.daemon.teardown import teardown, teardown_stopped
 from snapshotter.errors import StoreLocked
 from snapshotter.plane.erofs.mounting import Backing, mount_image
 from snapshotter.plane.mounts import call_mount, mounts_below
-from snapshotter.service.control import TeardownView, UserView
+from snapshotter.service.control_views import TeardownView, UserView
 from snapshotter.store.lock import RootLock
 from tests.plane.conftest import Place, place_of
 

@@ -1,5 +1,6 @@
 """Finding who stands on our layers: on made-up tables, and on a real overlay in a mount namespace of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from snapshotter.daemon.users import find_users, stands_on
+from snapshotter.daemon.users import ContainerName, Containers, find_users, stands_on
 from snapshotter.plane.mounts import parse_mountinfo
-from snapshotter.service.control import UserView
+from snapshotter.service.control_views import UserView
 
 RUN, ROOT = Path("/run/e"), Path("/var/lib/with space")
 ID = "ab" * 32
@@ -115,3 +116,35 @@ def test_a_process_in_a_real_overlay_on_our_directory_is_found(tmp_path: Path) -
             child.stdin.close()
     assert user.pids == (child.pid,)
     assert find_users(tmp_path / "run", tmp_path / "root") == ()
+
+
+def test_a_process_is_in_the_container_whose_root_is_its_own(proc: Path) -> None:
+    process(proc, 70, [INSIDE], "mnt:[2]")
+    process(proc, 71, [BY_UPPER.replace("/m\\040t", "/")], "mnt:[3]", f"0::/kubepods/{ID}")
+    process(proc, 72, [FUSE], "mnt:[1]")
+    containers = Containers(proc)
+    assert [containers.of(pid) for pid in (70, 71, 72, 12345)] == [
+        ContainerName("pod-1", "k8s.io"),
+        ContainerName(ID),
+        ContainerName(),
+        ContainerName(),
+    ]
+
+
+def test_a_container_of_kubernetes_is_called_as_its_bundle_says(tmp_path: Path) -> None:
+    bundle = tmp_path / "state/io.containerd.runtime.v2.task/k8s.io" / ID
+    bundle.mkdir(parents=True)
+    proc = tmp_path / "proc"
+    process(proc, 1, [INSIDE.replace(" / / ", f" / {bundle}/rootfs ", 1)])
+    os.symlink("1", proc / "self")
+    process(proc, 70, [INSIDE], "mnt:[2]")
+    keys = ("sandbox-namespace", "sandbox-name", "container-name")
+    named = {f"io.kubernetes.cri.{key}": word for key, word in zip(keys, ("shop", "web-1", "nginx"), strict=True)}
+    for written, in_pod in (
+        (json.dumps({"annotations": named}), "shop/web-1/nginx"),
+        (json.dumps({"annotations": {}}), ""),
+        ("[]", ""),
+        ("{", ""),
+    ):
+        (bundle / "config.json").write_text(written)
+        assert Containers(proc).of(70) == ContainerName(ID, "k8s.io", in_pod)

@@ -37,7 +37,7 @@ class MemoryBlob:
 
     def __init__(self, registry: "MemoryRegistry", ref: Reference, digest: str, size: int) -> None:
         self.registry = registry
-        self.host = ref.host
+        self.host = self.serving = ref.host
         self.name = ref.name
         self.digest = digest
         self.size = size

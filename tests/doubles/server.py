@@ -1,10 +1,12 @@
 """A loopback HTTP/1.1 server in threads of its own, which records what it was asked and what it sent."""
 
+import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -105,7 +107,16 @@ class LoopbackServer:
 
     def wrapped(self, connection: socket.socket) -> socket.socket:
         """The connection, after the handshake if there is TLS."""
-        return self._tls.wrap_socket(connection, server_side=True) if self._tls else connection
+        if self._tls is None:
+            return connection
+        encrypted = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        try:
+            encrypted.do_handshake()
+        except ssl.SSLError:
+            with encrypted, socket.socket(fileno=os.dup(encrypted.fileno())) as raw:
+                _drain(raw)
+            raise
+        return encrypted
 
     def opened(self) -> int:
         """Number a new connection."""
@@ -123,6 +134,15 @@ class LoopbackServer:
         with self._changed:
             record.done = True
             self._changed.notify_all()
+
+
+def _drain(connection: socket.socket) -> None:
+    """Read until the client closes: to close with bytes unread would reset the connection, and take the alert from it."""
+    connection.settimeout(_SETTLE_S)
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(4096):
+            pass
 
 
 class _Server(ThreadingHTTPServer):

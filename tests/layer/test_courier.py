@@ -8,7 +8,7 @@ import trio.testing
 
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.courier import WINDOW_GROWTH, Courier
-from snapshotter.layer.priority import Gates
+from snapshotter.layer.priority import Gates, Priority
 from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.objects import ObjectStore
 from tests.layer.world import QUIET
@@ -28,7 +28,7 @@ class Answers:
             for latency_s in latencies_s:
                 asked = trio.current_time()
                 self.clock.jump(latency_s)
-                self.courier._answered("slow.test", asked)
+                self.courier._answered("slow.test", asked, Priority.DEMAND)
 
         trio.run(main, clock=self.clock)
 

@@ -16,9 +16,13 @@ from cryptography.hazmat.primitives.serialization import (
 class Authority:
     """Issues certificates, and writes what hosts.toml names."""
 
-    def __init__(self) -> None:
-        self._ca = trustme.CA()
+    def __init__(self, ca: trustme.CA | None = None) -> None:
+        self._ca = ca or trustme.CA()
         self._me = self._ca.issue_cert("node@site.test")
+
+    def subordinate(self) -> "Authority":
+        """An authority that this one vouches for; its servers send its certificate too."""
+        return Authority(self._ca.create_child_ca())
 
     def write_ca(self, path: Path) -> Path:
         """The authority's own certificate."""

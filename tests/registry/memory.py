@@ -81,10 +81,18 @@ class Known:
         self.credential = credential
         self.asked: list[tuple[str, str]] = []
 
+    def problems(self) -> dict[str, str]:
+        """None."""
+        return {}
+
     async def lookup(self, host: str, repository: str, *, fresh: bool = False) -> Credential | None:
         """The one."""
         self.asked.append((host, repository))
         return self.credential
+
+    def absence(self) -> str:
+        """Where it is."""
+        return "a test has none"
 
 
 def client(

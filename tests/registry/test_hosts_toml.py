@@ -100,6 +100,18 @@ def test_no_capabilities_are_all_of_them() -> None:
         ('[host."https://m.test:port"]', 1, "not the address of a server"),
         ('[host."https://m.test"]\n# why\ncapabilities = ["pul"]', 3, "did you mean pull"),
         ('[host."https://m.test"]\ncapabilities = 3', 2, "capabilities must be a list"),
+        (
+            '[host."https://m.test"]\ncapabilities = "pull"',
+            2,
+            'capabilities must be a list of pull, resolve, push and referrers, such as ["pull"',
+        ),
+        ('[host."https://m.test"]\ncapabilities = [["pull"]]', 2, "capabilities must be a list"),
+        ('[host."https://m.test"]\nclient = [["a"]]', 2, "client must be a file"),
+        ('[host."https://m.test"]\nheader = { x = "caf\u00e9" }', 2, "header.x must be a text"),
+        ('[host."https://[::1"]', 1, "not the address of a server"),
+        ('[host."https://[1.2.3]"]', 1, "not the address of a server"),
+        ('[host."https://m t"]', 1, "not the address of a server"),
+        ('[host."https://m.test/\\u007f"]', 1, "not the address of a server"),
         ('[host."https://m.test"]\nca = [3]', 2, "ca must be the path"),
         ('[host."https://m.test"]\nca = ""', 2, "ca must be the path"),
         ('[host."https://m.test"]\nclient = [["a", "b", "c"]]', 2, "client must be a file"),
@@ -111,7 +123,11 @@ def test_no_capabilities_are_all_of_them() -> None:
         ('[host."https://m.test"]\ndial_timeout = "0s"', 2, "dial_timeout must be a time"),
         ('[host."https://m.test"]\nheader = "x"', 2, "header must be a table"),
         ('[host."https://m.test"]\n[host."https://m.test".header]\nx-key = 3', 3, "header.x-key must be a text"),
-        ('[host."https://m.test".header]\n"x y" = "z"', 2, "must be a text or a list of texts that a header can carry"),
+        (
+            '[host."https://m.test".header]\n"x y" = "z"',
+            2,
+            "must be a text, or a list of texts, that a header can carry",
+        ),
         ('host."https://m.test".ca = 3', 1, "ca must be the path"),
     ],
 )
@@ -122,6 +138,43 @@ def test_what_is_wrong_is_named_with_file_and_line(text: str, line: int, words: 
     assert words in message
     assert message.startswith(f"{PATH}:{line}: ")
     assert caught.value.reason is Reason.HOSTS
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("3s", 3.0),
+        ("1h", 3600.0),
+        (".5s", 0.5),
+        ("1.5m", 90.0),
+        ("2\u00b5s", 2e-6),
+        ("2\u03bcs", 2e-6),
+        ("9999h", 86400.0),
+    ],
+)
+def test_times_are_written_as_go_writes_them(written: str, seconds: float) -> None:
+    assert only(f'dial_timeout = "{written}"').dial_timeout_s == pytest.approx(seconds)
+
+
+def test_capabilities_may_have_capitals_as_for_containerd() -> None:
+    assert only('capabilities = ["Pull"]').capabilities == {"pull"}
+
+
+def test_headers_that_belong_to_the_request_itself_are_left_out_with_a_warning() -> None:
+    found = read('[host."https://m.test".header]\nHost = "other.test"\nx-site = " cern "\n')
+    assert found.hosts[0].headers == {"x-site": "cern"}
+    assert found.warnings == (f"{PATH}:2: header Host is set for each request, and not by this file",)
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    with pytest.raises(HostsError, match="docker login") as caught:
+        read('[host."https://me:s3cr3t@m.test"]')
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_line_of_a_hundred_thousand_equals_signs_is_no_work() -> None:
+    with pytest.raises(HostsError, match=":2: ca must be"):
+        read('"' + "=" * 100_000 + '" = 1\nca = 3\n')
 
 
 def test_a_secret_in_a_wrong_header_is_not_shown() -> None:
@@ -168,3 +221,27 @@ WORDS = st.sampled_from(
 def test_any_text_gives_a_value_or_an_error_of_ours(text: str) -> None:
     with suppress(HostsError):
         assert all(entry.base for entry in read(text).hosts)
+
+
+LITERALS = (
+    *('""', '"x"', '"\\u0000"', "3", "-1", "1.5", "inf", "true", "1979-05-27", "[]", '[""]', '["a", 3]', "[[]]"),
+    *('[["a"]]', '[["a", "b"]]', '[["a", 3]]', "{}", "{ x = 1 }", '{ x = ["y", 2] }', '{ "" = "x" }', "[{}]", "nan"),
+)
+KEYS = ("server", "host", "capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout", "z")
+
+
+def error_of(text: str) -> str:
+    """What is said of it; nothing if it is taken."""
+    try:
+        read(text)
+    except HostsError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("table", ["", '[host."https://m.test"]\n', '[host."https://m.test".header]\n', "[host]\n"])
+def test_any_value_of_any_key_is_taken_or_named_with_its_line(table: str, key: str) -> None:
+    place = f"{PATH}:{table.count(chr(10)) + 1}: "
+    told = [words for literal in LITERALS if (words := error_of(f"{table}{key} = {literal}\n"))]
+    assert [words for words in told if not words.startswith(place)] == []

@@ -85,3 +85,19 @@ def test_a_drip_is_no_progress() -> None:
                 await attempts.pause(Transient("cut"))
 
     simulate(work)
+
+
+def test_retries_and_what_was_given_up_are_counted_over_all_operations() -> None:
+    async def work() -> None:
+        policy = RetryPolicy(2)
+        for _ in range(2):
+            attempts = Attempts(policy, "blob x")
+            with pytest.raises(RegistryUnreachable):
+                for _ in range(3):
+                    await attempts.pause(Transient("no answer"))
+        attempts = Attempts(policy, "blob y")
+        attempts.progressed(PROGRESS_MIN)
+        await attempts.pause(Transient("cut"))
+        assert (policy.counts.repeated, policy.counts.given_up) == (5, 2)
+
+    simulate(work)

@@ -10,16 +10,10 @@ import pytest
 import trio
 
 from snapshotter.config import RegistryConfig
-from snapshotter.errors import (
-    BlobMissing,
-    HostsError,
-    RegistryDenied,
-    RegistryUnreachable,
-    RegistryUntrusted,
-)
+from snapshotter.errors import BlobMissing, HostsError, RegistryDenied, RegistryUnreachable, RegistryUntrusted
 from snapshotter.registry import certs_d, health
 from snapshotter.registry.client import Registry
-from snapshotter.registry.credentials import Credential
+from snapshotter.registry.credential import Credential
 from snapshotter.registry.reference import Reference, parse_reference
 from tests.doubles.registry import LoopbackRegistry, digest_of
 from tests.doubles.token_server import TokenServer
@@ -338,6 +332,9 @@ def test_each_server_is_shown_the_credentials_under_its_own_name_only(tmp_path: 
     known = {"registry.test": Credential("me", "of the registry")}
 
     class ByHost:
+        def problems(self) -> dict[str, str]:
+            return {}
+
         async def lookup(self, host: str, repository: str, *, fresh: bool = False) -> Credential | None:
             return known.get(host)
 

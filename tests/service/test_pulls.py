@@ -46,3 +46,16 @@ def test_a_layer_without_readable_labels_has_its_own_line(caplog: pytest.LogCapt
     caplog.set_level(logging.INFO)
     PullLog().note_unknown("", LayerOutcome("chain", Outcome.ORDINARY, Reason.NO_LABELS, "none"))
     assert lines(caplog) == ["pull of an image without a name: 1 layers, 1 not lazy: chain ordinary (no-source-labels)"]
+
+
+def test_results_are_counted_by_outcome_and_reason() -> None:
+    log = PullLog()
+    log.note(request("a", "b"), LayerOutcome("a", Outcome.LAZY))
+    log.note(request("b"), LayerOutcome("b", Outcome.ORDINARY, Reason.BUSY, "too many"))
+    log.note_unknown("", LayerOutcome("chain", Outcome.ORDINARY, Reason.NO_LABELS, "none"))
+    log.note_unknown("", LayerOutcome("chain", Outcome.ORDINARY, Reason.NO_LABELS, "none"))
+    assert log.results() == {
+        (Outcome.LAZY, None): 1,
+        (Outcome.ORDINARY, Reason.BUSY): 1,
+        (Outcome.ORDINARY, Reason.NO_LABELS): 2,
+    }

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import trio
 
 from snapshotter.errors import SnapshotterError, StoreError, WaiterKilled
+from snapshotter.layer.waits import Waits
 from snapshotter.plane.fuse.complaints import Complaints
 from snapshotter.plane.fuse.inodes import GATE_FILE
 
@@ -30,6 +31,8 @@ DISPUTE_S: Final = 30.0
 """So long a file waits for its content where layers disagree about its size; another waiter for it cannot be killed then."""
 
 SIGKILL_BIT: Final = 1 << 8
+DIGEST_DIGITS: Final = 64
+"""A name begins with so many hex digits of the content's sha256."""
 
 log = logging.getLogger(__name__)
 
@@ -118,14 +121,16 @@ class Gate:
         *,
         patience_s: float = PATIENCE_S,
         killed: Callable[[int], bool] | None = None,
+        open_waits: Waits | None = None,
     ) -> None:
-        """`killed` says whether a process has been killed; None reads /proc."""
+        """`killed` says whether a process has been killed; None reads /proc. `open_waits` is told who waits here."""
         self.place = place.encode("ascii")
         self._contents = contents
         self._numbers = numbers
         self._nursery = nursery
         self._patience_s = patience_s
         self._killed = killed or is_killed
+        self._open_waits = open_waits or Waits()
         self._domains: dict[str, int] = {}
         self._domain_names: dict[int, str] = {}
         self._files: dict[tuple[str, str], GateFile] = {}
@@ -153,6 +158,11 @@ class Gate:
     def file(self, number: int) -> GateFile | None:
         """The file that was given this number."""
         return self._by_number.get(number)
+
+    def brought_since(self, domain: str, digest: bytes) -> float | None:
+        """Since when a small file is being brought, by trio's clock; None if it is not."""
+        delivery = self._deliveries.get((domain, digest.hex()))
+        return delivery.began if delivery else None
 
     async def read(self, number: int, offset: int, size: int) -> bytes | bytearray:
         """At most `size` verified bytes of a file that has a number. Raises SnapshotterError."""
@@ -191,6 +201,16 @@ class Gate:
         if delivery is None:
             delivery = self._deliveries[key] = _Delivery()
             self._nursery.start_soon(self._deliver, key, delivery)
+        with self._open_waits.lookup(domain, bytes.fromhex(name[:DIGEST_DIGITS]), pid):
+            await self._wait_for(key, delivery, pid)
+        if delivery.whole:
+            return None
+        if delivery.error is not None:
+            raise delivery.error.with_traceback(None)
+        return await self._give_inode(domain, name, size)
+
+    async def _wait_for(self, key: tuple[str, str], delivery: _Delivery, pid: int) -> None:
+        """Wait as long as one may in a lookup. Raises StoreError, WaiterKilled."""
         # From the delivery's beginning: of those who wait for one name the kernel lets one ask after the other, and each
         # that was killed would have the next begin anew, whom meanwhile no signal reaches.
         await self._wait(delivery, pid, delivery.began + self._patience_s)
@@ -199,12 +219,7 @@ class Gate:
             # An inode needs a size, and one of the layers lies about it: only the content can tell.
             await self._wait(delivery, pid, delivery.began + DISPUTE_S)
             if not (delivery.whole or delivery.error):
-                raise _dispute(name)
-        if delivery.whole:
-            return None
-        if delivery.error is not None:
-            raise delivery.error.with_traceback(None)
-        return await self._give_inode(domain, name, size)
+                raise _dispute(key[1])
 
     async def _wait(self, delivery: _Delivery, pid: int, deadline: float) -> None:
         while not delivery.ended.is_set() and (left := deadline - trio.current_time()) > 0:

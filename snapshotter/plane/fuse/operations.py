@@ -32,6 +32,7 @@ from snapshotter.errors import SnapshotterError, WaiterKilled
 from snapshotter.plane.fuse.complaints import Complaints
 from snapshotter.plane.fuse.gate_tree import BLOCK_SIZE, INFINITE_S, GateTree
 from snapshotter.plane.fuse.inodes import Fixed, Inode, Numbers
+from snapshotter.plane.fuse.openers import Openers
 from snapshotter.plane.fuse.served import ServedGate, ServedLayer, ServedShelf
 
 OVERLAY_QUESTIONS: Final = frozenset({b"trusted.overlay.metacopy", b"trusted.overlay.origin"})
@@ -62,9 +63,11 @@ def translated(
         except WaiterKilled as error:
             raise FUSEError(error.errno) from None
         except SnapshotterError as error:
+            self.failures[name] += 1
             self.complaints.about(name, error)
             raise FUSEError(error.errno) from None
         except Exception as error:  # noqa: BLE001 - the door
+            self.failures[name] += 1
             self.complaints.about(name, error)
             raise FUSEError(errno.EIO) from None
 
@@ -75,7 +78,8 @@ def translated(
 class LayerOperations(pyfuse3.Operations):
     """Serves the layers of a shelf below `/<session>/layers/` and, where there is one, a gate.
 
-    `state_dir` is the directory whose file system statfs speaks of. `requests` counts what the kernel has asked.
+    `state_dir` is the directory whose file system statfs speaks of. `requests` counts what the kernel has asked,
+    `failures` what of it was answered with an error that says that something is wrong.
     """
 
     # Negotiated in INIT: these three must stay the same in every version, or no later process can take over.
@@ -97,7 +101,9 @@ class LayerOperations(pyfuse3.Operations):
     ) -> None:
         super().__init__()
         self.requests: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
         self.complaints = complaints or Complaints()
+        self.openers = Openers()
         self._shelf = shelf
         self._state_dir = state_dir
         self._session_name = b"%d" % session
@@ -206,6 +212,7 @@ class LayerOperations(pyfuse3.Operations):
         """The handle is the inode number; cached pages stay, since contents never change."""
         if flags & (os.O_WRONLY | os.O_RDWR):
             raise FUSEError(errno.EROFS)
+        self.openers.opened(inode, ctx.pid)
         return FileInfo(fh=inode, keep_cache=True)
 
     @translated
@@ -226,7 +233,8 @@ class LayerOperations(pyfuse3.Operations):
 
     @translated
     async def release(self, fh: int) -> None:
-        """Nothing was opened."""
+        """Nothing was opened; only who did is forgotten."""
+        self.openers.released(fh)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Nothing is counted: the numbers mean the same in every process."""

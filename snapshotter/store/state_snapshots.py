@@ -103,7 +103,9 @@ def identifiers(db: sqlite3.Connection) -> set[int]:
 
 def census(db: sqlite3.Connection) -> dict[tuple[Kind, bool], int]:
     """How many snapshots there are, by kind and whether they fell back to an ordinary layer."""
-    rows = db.execute("SELECT kind, not_lazy IS NOT NULL AS fell, count(*) AS number FROM snapshots GROUP BY kind, fell")
+    rows = db.execute(
+        "SELECT kind, not_lazy IS NOT NULL AS fell, count(*) AS number FROM snapshots GROUP BY kind, fell"
+    )
     return {(Kind(row["kind"]), bool(row["fell"])): row["number"] for row in rows}
 
 

@@ -65,6 +65,21 @@ def test_bytes_of_a_host_are_those_that_were_asked_of_it(tmp_path: Path) -> None
     in_world(tmp_path / "root", registry, main)
 
 
+def test_bytes_count_for_the_mirror_that_sent_them_and_requests_for_the_registry(tmp_path: Path) -> None:
+    async def main(it: World) -> None:
+        (one,) = await it.pull(layer(dir("a/"), *FILES))
+        for blob in one.origin.sources():
+            blob.serving = "mirror.test"
+        opened = it.room.counters.by_host[HOST].fetched[Priority.DEMAND]
+        await it.read(one, "a/3")
+        by_host = it.room.counters.by_host
+        assert (by_host["mirror.test"].requests, by_host[HOST].requests) == (0, 1)
+        assert by_host["mirror.test"].fetched[Priority.DEMAND] > 0
+        assert by_host[HOST].fetched[Priority.DEMAND] == opened
+
+    in_world(tmp_path / "root", MemoryRegistry(), main)
+
+
 def test_a_first_read_waits_once_and_the_next_is_served_by_the_cache(tmp_path: Path) -> None:
     async def main(it: World) -> None:
         (one,) = await it.pull(layer(dir("a/"), *FILES))

@@ -11,6 +11,7 @@ import pytest
 import trio
 from pyfuse3 import FUSEError
 
+from snapshotter.errors import SnapshotterError, StoreError, WaiterKilled
 from snapshotter.plane.fuse.inodes import Numbers
 from snapshotter.plane.fuse.operations import LayerOperations
 from tests.mount import torture
@@ -71,3 +72,19 @@ def test_numbers_of_another_session_are_stale() -> None:
         with pytest.raises(FUSEError) as caught:
             run(call)
         assert caught.value.errno == errno.ESTALE
+
+
+@pytest.mark.parametrize(("error", "counted"), [(StoreError("the disk fails"), 1), (WaiterKilled("killed"), 0)])
+def test_what_a_program_gets_as_an_error_is_counted_by_kind_of_request(error: SnapshotterError, counted: int) -> None:
+    served = operations()
+
+    async def fail(*_: object) -> bytes:
+        raise error
+
+    served._shelf.get(torture.TORTURE).read = fail  # type: ignore[union-attr, method-assign]
+    with pytest.raises(FUSEError):
+        run(lambda: served.read(inode_of(b"big"), 0, 10))
+    with pytest.raises(FUSEError):
+        run(lambda: served.open(inode_of(b"big"), os.O_RDWR, CONTEXT))
+    assert +served.failures == ({"read": 1} if counted else {})
+    assert served.requests["read"] == 1

@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # Brings a fresh Debian 12 to where tests, demo and benchmarks run: system packages as root, then .venv from the lock.
-# Runs in well under a second when nothing is missing.
+# `dev/setup.sh build` installs only what building a release needs. Runs in well under a second when nothing is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# What each is for: containerd and runc run the containers, docker-registry serves the images, stargz-snapshotter brings
-# ctr-remote (the other tool's images), skopeo copies foreign images into a registry, fuse3 and its headers build
-# pyfuse3, erofs-utils checks EROFS images, busybox is the pause image, attr, acl and libcap2-bin are what fidelity is
-# looked at with by hand.
-PACKAGES=(containerd runc docker-registry stargz-snapshotter skopeo fuse3 libfuse3-dev erofs-utils busybox-static
-    attr acl libcap2-bin gcc libc6-dev pkg-config python3-dev python3-venv ca-certificates)
+# What each is for: libfuse3's headers build pyfuse3; binutils, with gcc, and patchelf read and relocate what a release
+# carries, which is python3 itself with its standard library.
+PACKAGES=(libfuse3-dev gcc libc6-dev pkg-config patchelf python3-dev python3-venv ca-certificates)
+# containerd and runc run the containers, docker-registry serves the images, stargz-snapshotter brings ctr-remote (the
+# other tool's images), skopeo copies foreign images into a registry, erofs-utils checks EROFS images, busybox is the
+# pause image and a node without anything, debootstrap makes distributions to install on, attr, acl and libcap2-bin are
+# what fidelity is looked at with by hand.
+if [ "${1:-}" != build ]; then
+    PACKAGES+=(containerd runc docker-registry stargz-snapshotter skopeo fuse3 erofs-utils busybox-static debootstrap
+        attr acl libcap2-bin)
+fi
 # Debian starts these on installation and at boot. The harness runs its own copies, so ours stay off.
 SERVICES=(containerd.service docker-registry.service)
 LOCK=dev/requirements.lock
@@ -44,8 +49,9 @@ without_services() {
 install_packages() {
     local missing service
     if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-        say "this is not Debian: install containerd 1.6 or later, runc, docker-registry, ctr-remote, fuse3 with headers,"
-        say "a static busybox, gcc, pkg-config and Python 3.11 with venv and headers yourself; going on with .venv"
+        say "this is not Debian: install fuse3 with headers, gcc, binutils, patchelf, pkg-config and Python 3.11 with venv and"
+        say "headers yourself, for tests also containerd 1.6 or later, runc, docker-registry, ctr-remote and a static"
+        say "busybox; going on with .venv"
         return
     fi
     mapfile -t missing < <(missing_packages)

@@ -22,9 +22,11 @@ SNAPSHOTTER = (sys.executable, "-m", "snapshotter")
 
 
 class Daemon:
-    """`snapshotter serve` below `folder`; `settings` are tables of the configuration file."""
+    """`snapshotter serve` below `folder`; `settings` are tables of the configuration file, `environ` is laid over our own."""
 
-    def __init__(self, folder: Path, settings: Table, *, plane: str = "auto") -> None:
+    def __init__(
+        self, folder: Path, settings: Table, *, plane: str = "auto", environ: Mapping[str, str] | None = None
+    ) -> None:
         folder.mkdir()
         self.folder = folder
         self.root = folder / "root"
@@ -35,6 +37,7 @@ class Daemon:
         self.set_plane(plane)
         # The docker configuration of whoever runs the tests must not decide anything.
         self._env = {"DOCKER_CONFIG": str(folder / "docker"), "HOME": str(folder), "ESTARGZ_TRACEBACK": "1"}
+        self._env |= environ or {}
         # Started again in the middle of another node's life it does not end with that one.
         self._env[MARKER] = os.environ.get(MARKER, "")
         self._process: Process | None = None

@@ -7,7 +7,7 @@ import hashlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -249,10 +249,12 @@ def node(
     settings: Table | None = None,
     plane: str = "auto",
     round_trip_s: float = 0.0,
+    environ: Mapping[str, str] | None = None,
 ) -> Iterator[Node]:
     """A running node; everything it started, mounted and wrote is gone at the end.
 
-    Without `snapshotter="estargz"` only containerd runs. `settings` are tables for our daemon's configuration.
+    Without `snapshotter="estargz"` only containerd runs. `settings` are tables for our daemon's configuration, `environ` is
+    laid over its environment.
     """
     with ExitStack() as undo:
         place = undo.enter_context(scratch())
@@ -261,7 +263,7 @@ def node(
         proxies: dict[str, Path] = {}
         if snapshotter == LAZY:
             own = {"containerd": {"address": str(place / "c" / "c.sock")}}
-            daemon = Daemon(place / "s", {**own, **(settings or {})}, plane=plane)
+            daemon = Daemon(place / "s", {**own, **(settings or {})}, plane=plane, environ=environ)
             undo.callback(daemon.stop)
             daemon.start()
             proxies = {LAZY: daemon.address, LAZY_ALIAS: daemon.address}

@@ -11,6 +11,7 @@ import httpx
 
 from integration.harness.leftovers import MARKER
 from integration.harness.process import Process, accepts, free_port
+from tests.doubles.htpasswd import write_htpasswd
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
@@ -26,10 +27,11 @@ storage:
   delete: {{enabled: true}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
+AUTH = "auth: {{htpasswd: {{realm: loopback, path: {path}}}}}\n"
 
 
 class Registry:
-    """Debian's docker-registry with an anonymous file-system store below `folder`."""
+    """Debian's docker-registry with a file-system store below `folder`; for everybody, until `admit` says for whom."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -56,6 +58,16 @@ class Registry:
         if self._process:
             self._process.stop()
             self._process = None
+
+    def admit(self, users: Mapping[str, str]) -> None:
+        """Ask for a name and a password of these from now on; once it asks, a change counts without a new start."""
+        path = self._folder / "htpasswd"
+        write_htpasswd(path, users)
+        text = self._config.read_text()
+        if "htpasswd" not in text:
+            self._config.write_text(text + AUTH.format(path=path))
+            self.stop()
+            self.start()
 
     def client(self) -> "RegistryClient":
         return RegistryClient(f"http://{self.host}")

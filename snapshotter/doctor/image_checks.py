@@ -13,6 +13,7 @@ from snapshotter.doctor.reach import Knock, addresses, knock, proxy_for
 from snapshotter.doctor.subject import Subject
 from snapshotter.errors import (
     BlobMissing,
+    ConfigError,
     FormatError,
     HostsError,
     RangeUnsupported,
@@ -118,7 +119,7 @@ class ImageChecks:
         source = DockerConfig(self._config.docker_config, self._environ, self._config.credential_helper_timeout_s)
         try:
             found = source.describe(host, self.reference.repository)
-        except (FormatError, RegistryDenied) as error:
+        except (ConfigError, RegistryDenied) as error:
             yield of_error(error, "mend it, or log in again")
             return
         if found.source == "none":

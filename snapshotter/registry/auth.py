@@ -35,7 +35,7 @@ _EARLY_S = 10.0
 _CREDENTIAL_LIFE_S = 60.0
 _ANSWER_MAX = 256 << 10
 # Repositories of which it is remembered what they want, and identity tokens that were replaced: more than a node has.
-_KEPT = 4096
+KEPT = 4096
 _SCOPE = re.compile(r"(.+):([^:]*)")
 _PRINTABLE = re.compile(r"[\x21-\x7e]{1,32768}")
 
@@ -49,9 +49,11 @@ class Need:
     scopes: tuple[str, ...]
 
     @property
-    def key(self) -> tuple[str, str, str, tuple[str, ...]]:
-        """What the answer depends on: one server may be asked under two names, and a repository may have its own credential."""
-        return self.endpoint.base, self.endpoint.credentials_host, self.repository, self.scopes
+    def key(self) -> tuple[str, str, tuple[str, ...]]:
+        """What the answer depends on. One server may be asked under two names; and a repository, of which the scopes speak, may
+        have a credential of its own.
+        """
+        return self.endpoint.base, self.endpoint.credentials_host, self.scopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class _Header:
     good_until: float
 
 
-_Key = tuple[str, str, str, tuple[str, ...]]
+_Key = tuple[str, str, tuple[str, ...]]
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
@@ -130,8 +132,8 @@ class Authenticator:
         """
         demand = self._demand(need, parse_challenges(response.headers.get_list("www-authenticate")))
         header = await self._obtain(need, demand, refused)
-        _keep(self._demands, need.key, demand)
-        _keep(self._last_demand, need.endpoint.base, demand)
+        keep(self._demands, need.key, demand)
+        keep(self._last_demand, need.endpoint.base, demand)
         return header
 
     async def renew(self, need: Need, refused: str) -> str | None:
@@ -185,7 +187,7 @@ class Authenticator:
 
     async def _obtain(self, need: Need, demand: _Demand, refused: str | None) -> str:
         if (lock := self._locks.get(need.key)) is None:
-            lock = _keep(self._locks, need.key, trio.Lock())
+            lock = keep(self._locks, need.key, trio.Lock())
         async with lock:
             now = trio.current_time()
             known = self._headers.get((need.key, demand))
@@ -246,13 +248,16 @@ class Authenticator:
         try:
             answer = await self._token(need, self._oauth_request(url, demand, current), credential)
         except RegistryDenied:
-            if current == configured:
+            newest = self._rotated.get(rotation, configured)
+            if newest == current:
+                # Nobody has got another one meanwhile: it was revoked, or never counted. The one that people wrote down may be good.
+                self._rotated.pop(rotation, None)
+                newest = configured
+            if newest == current:
                 raise
-            # The successor was revoked, or never counted. The one that people wrote down may still be good.
-            del self._rotated[rotation]
-            answer = await self._token(need, self._oauth_request(url, demand, configured), credential)
+            answer = await self._token(need, self._oauth_request(url, demand, newest), credential)
         if answer.refresh_token:
-            _keep(self._rotated, rotation, answer.refresh_token)
+            keep(self._rotated, rotation, answer.refresh_token)
         return answer
 
     async def _token(self, need: Need, request: httpx.Request, credential: Credential | None) -> _TokenJson:
@@ -311,11 +316,11 @@ def merged_scopes(ours: Iterable[str], theirs: Iterable[str]) -> tuple[str, ...]
     return tuple(sorted(f"{resource}:{','.join(sorted(a))}" if a else resource for resource, a in actions.items()))
 
 
-def _keep(into: dict[_K, _V], key: _K, value: _V) -> _V:
+def keep(into: dict[_K, _V], key: _K, value: _V) -> _V:
     """Put it in as the newest; the oldest leaves when there are too many."""
     into.pop(key, None)
     into[key] = value
-    if len(into) > _KEPT:
+    if len(into) > KEPT:
         del into[next(iter(into))]
     return value
 

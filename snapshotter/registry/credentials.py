@@ -18,15 +18,17 @@ from typing import Any, Protocol
 
 import trio
 
-from snapshotter.errors import FormatError
+from snapshotter.errors import ConfigError, FormatError
 from snapshotter.registry.credential import Credential
-from snapshotter.registry.credential_helpers import CredentialHelpers
+from snapshotter.registry.credential_helpers import SERVERS_KEPT, CredentialHelpers
 from snapshotter.registry.reference import DOCKER_HUB, canonical_host
 
 _log = logging.getLogger(__name__)
 
 DOCKER_HUB_SERVER = "https://index.docker.io/v1/"
 """What helpers call Docker Hub."""
+
+MEND = "mend it, or log in again (`docker login` writes it)"
 
 HELPERS_AT_ONCE = 8
 """Threads that may wait for helpers: those of reads and disks are others."""
@@ -59,15 +61,24 @@ class CredentialSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DockerFile:
-    """A config.json: `auths` by canonical host, or host and path; helpers by canonical host; the helper for all others."""
+    """A config.json: `auths` by canonical host, or host and path; helpers by canonical host, and how it is written there; the
+    helper for all others.
+    """
 
     auths: Mapping[str, Credential] = field(default_factory=dict)
     helpers: Mapping[str, str] = field(default_factory=dict)
+    servers: Mapping[str, str] = field(default_factory=dict)
     store: str = ""
 
     def helper(self, host: str) -> str:
         """The helper that is asked for `host`; empty if none is, or if the file says so for this host."""
         return self.helpers.get(canonical_host(host), self.store)
+
+    def server(self, host: str) -> str:
+        """What the helper for `host` is asked for: the server as the file writes it, for so the helper knows it."""
+        if canonical_host(host) == DOCKER_HUB:
+            return DOCKER_HUB_SERVER
+        return self.servers.get(canonical_host(host), host)
 
     def entry(self, host: str, repository: str) -> str:
         """The longest key of `auths` that `host/repository` begins with, empty if none does."""
@@ -107,13 +118,17 @@ class DockerConfig:
     async def lookup(self, host: str, repository: str, *, fresh: bool = False) -> Credential | None:
         """What the helper for `host` has; without one, or where it has nothing, the entry for the longest prefix.
 
-        Raises RegistryDenied: the helper fails.
+        Raises:
+            RegistryDenied: the helper fails.
+            RegistryUnreachable: it fails, but has worked before.
         """
-        found = await trio.to_thread.run_sync(self._read)
+        found = await trio.to_thread.run_sync(partial(self._read, anew=fresh))
         if name := found.helper(host):
             if self._helper_threads is None:
                 self._helper_threads = trio.CapacityLimiter(HELPERS_AT_ONCE)
-            ask = partial(self._helpers.get, name, server_name(host), fresh=fresh)
+            ask = partial(self._helpers.get, name, found.server(host), fresh=fresh)
+            if len(self._asking) > SERVERS_KEPT:
+                self._asking = {one: lock for one, lock in self._asking.items() if lock.locked()}
             async with self._asking.setdefault(host, trio.Lock()):
                 credential = await trio.to_thread.run_sync(ask, limiter=self._helper_threads, abandon_on_cancel=True)
             if credential is not None:
@@ -122,16 +137,16 @@ class DockerConfig:
 
     def find(self, host: str, repository: str, *, fresh: bool = False) -> Credential | None:
         """As `lookup`, blocking."""
-        found = self._read()
+        found = self._read(anew=fresh)
         name = found.helper(host)
-        credential = self._helpers.get(name, server_name(host), fresh=fresh) if name else None
+        credential = self._helpers.get(name, found.server(host), fresh=fresh) if name else None
         return credential or found.auths.get(found.entry(host, repository))
 
     def describe(self, host: str, repository: str) -> CredentialOrigin:
         """Where the credential comes from; nothing of it is secret. Blocking.
 
         Raises:
-            FormatError: the file is not what docker writes.
+            ConfigError: the file cannot be read, or is not what docker writes.
             RegistryDenied: the helper fails.
         """
         path = self._path()
@@ -140,45 +155,50 @@ class DockerConfig:
         except FileNotFoundError:
             return CredentialOrigin("none", f"there is no {path}")
         except OSError as error:
-            return CredentialOrigin("none", f"{path} cannot be read: {error.strerror}")
+            raise ConfigError(f"{path} cannot be read: {error.strerror}; {MEND}") from None
         except FormatError as error:
-            raise FormatError(f"{path} is not a docker config.json: {error}; log in again, or mend it") from None
+            raise ConfigError(f"{path} is not a docker config.json: {error}; {MEND}") from None
         name = found.helper(host)
         if name:
-            credential = self._helpers.get(name, server_name(host))
+            credential = self._helpers.get(name, found.server(host))
             if credential is not None:
-                return CredentialOrigin(f"docker-credential-{name}", f"for {server_name(host)}", credential.username)
+                detail = f"for {found.server(host)}{_kind(credential)}"
+                return CredentialOrigin(f"docker-credential-{name}", detail, credential.username)
         entry = found.entry(host, repository)
         if not entry:
             asked = f", and docker-credential-{name} has none" if name else ""
             return CredentialOrigin("none", f"{path} has no entry for {canonical_host(host)}{asked}")
-        return CredentialOrigin(str(path), f"its entry for {entry}", found.auths[entry].username)
+        credential = found.auths[entry]
+        return CredentialOrigin(str(path), f"its entry for {entry}{_kind(credential)}", credential.username)
 
     def absence(self) -> str:
         """Where credentials were looked for, or why they cannot be read. No secret is in it."""
-        return self._complaint or f"{self._path()} has none for it"
+        return self._complaint or f"{self.path} has none for it"
 
     def problems(self) -> Mapping[str, str]:
-        """What helpers failed with last, by server."""
-        return self._helpers.problems()
+        """What helpers failed with last, by server; what is wrong with the file, by its path."""
+        complaint = self._complaint
+        return {**self._helpers.problems(), **({str(self.path): f"{complaint}; {MEND}"} if complaint else {})}
 
     def _path(self) -> Path:
         return self.path / "config.json" if self.path.is_dir() else self.path
 
-    def _read(self) -> DockerFile:
+    def _read(self, *, anew: bool = False) -> DockerFile:
+        """What the file says; `anew` also if it does not look changed: it may be younger than a file system's clock can tell."""
         path = self._path()
         with self._lock:
             try:
                 status = path.stat()
                 stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-                if stamp != self._stamp:
+                if anew or stamp != self._stamp:
                     text = path.read_bytes()
                     self._stamp = stamp
                     self._file = parse_docker_config(text)
                     self._complaint = ""
             except FileNotFoundError:
-                self._stamp, self._file = None, DockerFile()
+                self._stamp, self._file, self._complaint = None, DockerFile(), ""
             except OSError as error:
+                self._stamp = None
                 self._complain(f"cannot read {path}: {error.strerror}")
             except FormatError as error:
                 self._complain(f"{path} is not a docker config.json ({error}); what was read before stays")
@@ -190,9 +210,11 @@ class DockerConfig:
         self._complaint = complaint
 
 
-def server_name(host: str) -> str:
-    """What a helper is asked for."""
-    return DOCKER_HUB_SERVER if canonical_host(host) == DOCKER_HUB else host
+def _kind(credential: Credential) -> str:
+    """What is said of a credential that is no password."""
+    if credential.refresh_token:
+        return " (an identity token)"
+    return " (a registry token)" if credential.registry_token else ""
 
 
 def parse_docker_config(text: bytes) -> DockerFile:
@@ -208,7 +230,9 @@ def parse_docker_config(text: bytes) -> DockerFile:
     if not isinstance(document, dict):
         raise FormatError("not a JSON object")
     found = {}
-    for server, entry in _object(document, "auths").items():
+    # Of several ways to write a server docker's own comes last, and counts.
+    entries = sorted(_object(document, "auths").items(), key=lambda one: one[0] in {_key(one[0]), DOCKER_HUB_SERVER})
+    for server, entry in entries:
         if not isinstance(entry, dict):
             raise FormatError(f"the entry of {server} is not an object")
         if (credential := _credential(entry, server)) is not None:
@@ -217,7 +241,8 @@ def parse_docker_config(text: bytes) -> DockerFile:
     store = document.get("credsStore") or ""
     if not isinstance(store, str) or not all(isinstance(name, str) for name in helpers.values()):
         raise FormatError("credsStore, or a value of credHelpers, is not the name of a helper")
-    return DockerFile(found, {_key(server): name for server, name in helpers.items()}, store)
+    by_host = {_key(server): name for server, name in helpers.items()}
+    return DockerFile(found, by_host, {_key(server): server for server in helpers}, store)
 
 
 def _object(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -48,6 +48,12 @@ def test_nothing_hides_the_mounts_from_containerd() -> None:
     assert [key for key in read_unit()["Service"] if hiding.match(key)] == []
 
 
+def test_modules_are_loaded_with_capabilities_that_the_daemon_has_not() -> None:
+    service = read_unit()["Service"]
+    assert service["ExecStartPre"].startswith("+-/sbin/modprobe")
+    assert "CAP_SYS_MODULE" not in service["CapabilityBoundingSet"]
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path) -> None:
     copy = tmp_path / UNIT.name

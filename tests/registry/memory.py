@@ -1,6 +1,6 @@
 """A registry client whose network is a function, whose clock is trio's MockClock, and whose dice always show the middle."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 import httpx
 import trio
@@ -9,6 +9,8 @@ import trio.testing
 from snapshotter.config import RegistryConfig
 from snapshotter.registry.client import Registry
 from snapshotter.registry.credential import Credential
+from snapshotter.registry.credentials import CredentialSource
+from snapshotter.registry.hosts import HostsResolver
 from snapshotter.registry.retry import RetryPolicy
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -95,14 +97,45 @@ class Known:
         return "a test has none"
 
 
+class Succession(Known):
+    """A source whose credential is replaced by the next one each time it was refused; the last one stays."""
+
+    def __init__(self, *credentials: Credential | None) -> None:
+        super().__init__(credentials[0])
+        self._next = list(credentials[1:])
+        self.renewed = 0
+
+    async def lookup(self, host: str, repository: str, *, fresh: bool = False) -> Credential | None:
+        """The newest one."""
+        if fresh:
+            self.renewed += 1
+            self.credential = self._next.pop(0) if self._next else self.credential
+        return await super().lookup(host, repository)
+
+
+class ByName(Known):
+    """A source with a credential for each host, or host and repository."""
+
+    def __init__(self, credentials: Mapping[str, Credential]) -> None:
+        super().__init__(None)
+        self._credentials = credentials
+
+    async def lookup(self, host: str, repository: str, *, fresh: bool = False) -> Credential | None:
+        """That of the repository, else that of the host."""
+        await super().lookup(host, repository, fresh=fresh)
+        return self._credentials.get(f"{host}/{repository}") or self._credentials.get(host)
+
+
 def client(
     network: Network,
     *,
     credential: Credential | None = None,
+    source: CredentialSource | None = None,
+    hosts: HostsResolver | None = None,
     addresses: Sequence[str] = ("203.0.113.7",),
     config: RegistryConfig | None = None,
 ) -> Registry:
-    """A client on `network`; every name resolves to `addresses`."""
+    """A client on `network`; every name resolves to `addresses`. `source` takes the place of the one that knows `credential`."""
     config = config or RegistryConfig(plain_http=("plain.test",))
 
     async def resolve(_: str) -> Sequence[str]:
@@ -110,7 +143,8 @@ def client(
 
     return Registry(
         config,
-        credentials=Known(credential),
+        hosts=hosts,
+        credentials=source or Known(credential),
         transport=network,
         resolve=resolve,
         policy=RetryPolicy(config.retries, jitter=lambda: 0.5),

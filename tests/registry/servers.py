@@ -19,6 +19,8 @@ DATA = b"0123456789" * 10
 DIGEST = digest_of(DATA)
 ME = Credential("me", "s3cr3t-password")
 BASIC = "Basic " + base64.b64encode(b"me:s3cr3t-password").decode()
+SECRET_MARKS = ("s3cr3t", "t0ken", BASIC.removeprefix("Basic ")[:12])
+"""Each secret of these tests has one of them, as it is or as a Basic header."""
 BEARER = 'Bearer realm="https://auth.test/token",service="reg"'
 
 Routes = Mapping[str, Callable[[httpx.Request], httpx.Response]]
@@ -70,6 +72,11 @@ def network(routes: Routes) -> Network:
     return Network(lambda request: routes[f"{request.url.scheme}://{request.url.netloc.decode()}"](request))
 
 
+def tells_a_secret(text: str) -> list[str]:
+    """The marks of these tests' secrets that `text` has."""
+    return [mark for mark in SECRET_MARKS if mark in text]
+
+
 async def read(registry: Registry, host: str = "r.test", repository: str = "a/b") -> bytes:
     return await blob(registry, host, repository).read_range(0, 10)
 
@@ -90,7 +97,8 @@ def run(net: Network, credential: Credential | None = None, *, times: int = 1, h
 def denied(net: Network, credential: Credential | None = None, *, match: str, host: str = "r.test") -> None:
     async def work() -> None:
         async with client(net, credential=credential) as registry:
-            with pytest.raises(RegistryDenied, match=match):
+            with pytest.raises(RegistryDenied, match=match) as caught:
                 await read(registry, host)
+            assert tells_a_secret(f"{caught.value!r} {caught.value}") == []
 
     simulate(work)

@@ -1,15 +1,17 @@
 """Tokens: asked for, kept, renewed, and refused in words."""
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Callable, Mapping
 
 import httpx
 import pytest
 import trio
 
 from snapshotter.errors import RegistryDenied, RegistryError, RegistryUnreachable
+from snapshotter.registry import auth
 from snapshotter.registry.auth import merged_scopes
 from snapshotter.registry.credential import Credential
-from tests.registry.memory import client, simulate
+from tests.registry.memory import Known, Network, Succession, client, simulate
 from tests.registry.servers import (
     BEARER,
     DATA,
@@ -24,6 +26,24 @@ from tests.registry.servers import (
     serve,
     token,
 )
+
+pytestmark = pytest.mark.usefixtures("no_secret_told")
+
+
+def basic(pair: str) -> str:
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+def reads(net: Network, source: Known, *, then: Callable[[], None] = lambda: None) -> None:
+    """Read, do `then`, and read on."""
+
+    async def work() -> None:
+        async with client(net, source=source) as registry:
+            await read(registry)
+            then()
+            await read(registry)
+
+    simulate(work)
 
 
 def test_an_expired_token_is_replaced_before_it_is_sent() -> None:
@@ -132,6 +152,146 @@ def test_an_identity_token_is_posted_and_its_successor_used() -> None:
     assert posted[0]["grant_type"] == "refresh_token"
     assert posted[0]["scope"] == "repository:a/b:pull"
     assert net.authorization()["https://auth.test"] == {None}
+
+
+def test_a_successor_that_is_refused_gives_way_to_the_identity_token_that_was_written_down() -> None:
+    posted: list[str] = []
+
+    def give(request: httpx.Request) -> httpx.Response:
+        posted.append(httpx.QueryParams(request.content.decode())["refresh_token"])
+        if posted[-1] == "s3cr3t-second":
+            return httpx.Response(400, content=b'{"error": "invalid_grant"}')
+        return token(f"t0ken-{len(posted)}", expires_in=60, refresh_token="s3cr3t-second")
+
+    net = network({"https://r.test": demands(BEARER, lambda header: header == f"Bearer t0ken-{len(posted)}"), "https://auth.test": give})  # fmt: skip
+
+    async def work() -> None:
+        async with client(net, credential=Credential("me", refresh_token="s3cr3t-first")) as registry:
+            await read(registry)
+            await trio.sleep(100)
+            await read(registry)
+
+    simulate(work)
+    assert posted == ["s3cr3t-first", "s3cr3t-second", "s3cr3t-first"]
+
+
+def test_an_identity_token_that_is_refused_is_looked_up_once_more() -> None:
+    def give(request: httpx.Request) -> httpx.Response:
+        good = httpx.QueryParams(request.content.decode())["refresh_token"] == "s3cr3t-new"
+        return token(expires_in=60) if good else httpx.Response(401)
+
+    source = Succession(Credential(refresh_token="s3cr3t-old"), Credential(refresh_token="s3cr3t-new"))
+    net = network({"https://r.test": demands(BEARER, lambda header: header == "Bearer t0ken"), "https://auth.test": give})  # fmt: skip
+    reads(net, source)
+    assert source.renewed == 1
+
+
+def test_a_registry_token_that_was_replaced_is_taken_within_the_read() -> None:
+    source = Succession(Credential(registry_token="r3gistry-1"), Credential(registry_token="r3gistry-2"))
+    good = ["Bearer r3gistry-1"]
+    net = network({"https://r.test": demands(BEARER, lambda header: header in good)})
+    reads(net, source, then=lambda: good.__setitem__(0, "Bearer r3gistry-2"))
+    assert source.renewed == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_password_that_expired_is_looked_up_once_more_within_the_read(status: int) -> None:
+    source = Succession(Credential("AWS", "s3cr3t-1"), Credential("AWS", "s3cr3t-2"))
+    good = [basic("AWS:s3cr3t-1")]
+
+    def registry(request: httpx.Request) -> httpx.Response:
+        header = request.headers.get("authorization")
+        if header == good[0]:
+            return serve(request)
+        return httpx.Response(status if header else 401, headers={"www-authenticate": "Basic"})
+
+    reads(network({"https://r.test": registry}), source, then=lambda: good.__setitem__(0, basic("AWS:s3cr3t-2")))
+    assert source.renewed == 1
+
+
+def test_a_password_that_expired_is_replaced_also_for_a_repository_that_was_not_read_before() -> None:
+    source = Succession(Credential("AWS", "s3cr3t-1"), Credential("AWS", "s3cr3t-2"))
+    good = [basic("AWS:s3cr3t-1")]
+
+    def registry(request: httpx.Request) -> httpx.Response:
+        header = request.headers.get("authorization")
+        if header == good[0]:
+            return serve(request)
+        return httpx.Response(403 if header else 401, headers={"www-authenticate": "Basic"})
+
+    net = network({"https://r.test": registry})
+
+    async def work() -> None:
+        async with client(net, source=source) as made:
+            await read(made)
+            good[0] = basic("AWS:s3cr3t-2")
+            await read(made, repository="c/d")
+
+    simulate(work)
+    assert len(net.requests) == 4
+
+
+def test_a_403_that_no_other_password_changes_is_told_in_the_registrys_words() -> None:
+    source = Succession(ME)
+    net = network({"https://r.test": lambda q: httpx.Response(403 if "authorization" in q.headers else 401, headers={"www-authenticate": "Basic"})})  # fmt: skip
+
+    async def work() -> None:
+        async with client(net, source=source) as registry:
+            for _ in range(2):
+                with pytest.raises(RegistryDenied, match=r"r.test answers HTTP 403 .* do not allow it"):
+                    await read(registry)
+
+    simulate(work)
+    assert len(net.requests) == 3
+
+
+def test_a_password_that_the_token_server_refuses_is_looked_up_once_more() -> None:
+    source = Succession(Credential("me", "s3cr3t-1"), Credential("me", "s3cr3t-2"))
+    good = [basic("me:s3cr3t-1")]
+
+    def give(request: httpx.Request) -> httpx.Response:
+        return token("t0ken", expires_in=60) if request.headers["authorization"] in good else httpx.Response(401)
+
+    net = network({"https://r.test": demands(BEARER, lambda header: header.startswith("Bearer t0ken")), "https://auth.test": give})  # fmt: skip
+
+    async def work() -> None:
+        async with client(net, source=source) as registry:
+            await read(registry)
+            good[0] = basic("me:s3cr3t-2")
+            await trio.sleep(100)
+            await read(registry)
+
+    simulate(work)
+    assert source.renewed == 1
+
+
+def test_a_password_that_is_refused_again_though_looked_up_once_more_is_a_denial() -> None:
+    source = Succession(Credential("me", "s3cr3t-1"), Credential("me", "s3cr3t-2"), Credential("me", "s3cr3t-3"))
+    net = network({"https://r.test": denies(BEARER), "https://auth.test": lambda _: httpx.Response(401)})
+
+    async def work() -> None:
+        async with client(net, source=source) as registry:
+            with pytest.raises(RegistryDenied, match="gives no token for a/b to user 'me'"):
+                await read(registry)
+
+    simulate(work)
+    assert source.renewed == 1
+
+
+def test_where_nothing_is_known_the_denial_says_where_was_looked() -> None:
+    denied(
+        network({"https://r.test": denies("Basic")}), match=r"there are none \(a test has none\): run `docker login`"
+    )
+    net = network({"https://r.test": denies(BEARER), "https://auth.test": lambda _: httpx.Response(401)})
+    denied(net, match=r"to the anonymous user \(a test has none\)")
+
+
+def test_what_is_remembered_is_bounded_and_the_newest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "KEPT", 3)
+    kept: dict[str, int] = {}
+    for number, name in enumerate(["a", "b", "c", "a", "d"]):
+        auth.keep(kept, name, number)
+    assert kept == {"c": 2, "a": 3, "d": 4}
 
 
 def test_a_registry_token_is_sent_as_it_is() -> None:

@@ -9,6 +9,7 @@ import pytest
 from snapshotter.config import RegistryConfig
 from snapshotter.errors import RegistryDenied, RegistryError
 from snapshotter.registry.client import Registry
+from snapshotter.registry.credential import Credential
 from snapshotter.registry.hosts import Endpoint
 from tests.registry.memory import Known, client, simulate
 from tests.registry.servers import (
@@ -26,8 +27,11 @@ from tests.registry.servers import (
     redirects,
     run,
     serve,
+    tells_a_secret,
     token,
 )
+
+pytestmark = pytest.mark.usefixtures("no_secret_told")
 
 
 def test_a_credential_is_not_sent_where_nobody_asks_for_it() -> None:
@@ -194,6 +198,91 @@ def test_the_next_server_is_asked_when_the_first_has_nothing() -> None:
 
     simulate(work)
     assert [request.url.host for request in net.requests] == ["m.test", "r.test", "r.test"]
+
+
+def test_a_remembered_redirect_target_that_asks_for_credentials_gets_none() -> None:
+    asks = {"now": False}
+
+    def store(request: httpx.Request) -> httpx.Response:
+        if not asks["now"]:
+            return serve(request)
+        return httpx.Response(401, headers={"www-authenticate": 'Bearer realm="https://evil.test/token"'})
+
+    def registry(request: httpx.Request) -> httpx.Response:
+        if request.headers.get("authorization") != BASIC:
+            return denies("Basic")(request)
+        return serve(request) if asks["now"] else redirects("https://cdn.test/x")(request)
+
+    net = network({"https://r.test": registry, "https://cdn.test": store})
+
+    async def work() -> None:
+        async with client(net, credential=ME) as made:
+            found = blob(made)
+            assert await found.read_range(0, 10) == DATA[:10]
+            asks["now"] = True
+            assert await found.read_range(10, 10) == DATA[10:20]
+
+    simulate(work)
+    assert net.authorization()["https://cdn.test"] == {None}
+    assert "https://evil.test" not in net.authorization()
+
+
+def test_a_target_that_sends_us_home_learns_nothing_and_home_is_asked_as_usual() -> None:
+    def registry(request: httpx.Request) -> httpx.Response:
+        if request.headers.get("authorization") != BASIC:
+            return denies("Basic")(request)
+        return serve(request) if request.url.path == "/store" else redirects("https://cdn.test/x")(request)
+
+    net = network({"https://r.test": registry, "https://cdn.test": redirects("https://r.test/store")})
+    run(net, ME)
+    assert net.authorization() == {"https://r.test": {None, BASIC}, "https://cdn.test": {None}}
+
+
+def test_a_registry_that_redirects_to_its_own_name_without_tls_is_asked_over_tls() -> None:
+    def registry(request: httpx.Request) -> httpx.Response:
+        if request.headers.get("authorization") != BASIC:
+            return denies("Basic")(request)
+        return serve(request) if request.url.path == "/store" else redirects("http://r.test/store")(request)
+
+    net = network({"https://r.test": registry})
+    run(net, ME)
+    assert set(net.authorization()) == {"https://r.test"}
+
+
+@pytest.mark.parametrize(
+    "realm",
+    [
+        "http://169.254.169.254/t",
+        "http://[fe80::1]/t",
+        "http://[::ffff:169.254.169.254]/t",
+        "http://[fe80::1%25eth0]/t",
+    ],
+)
+def test_a_realm_that_is_a_link_local_address_gets_nothing(realm: str) -> None:
+    net = network({"http://plain.test": denies(f'Bearer realm="{realm}"')})
+
+    async def work() -> None:
+        async with client(net, credential=ME) as registry:
+            with pytest.raises(RegistryError, match=r"link-local|no http address|no address"):
+                await read(registry, "plain.test")
+
+    simulate(work)
+    assert len(net.requests) == 1
+
+
+def test_a_challenge_with_several_realms_is_answered_once() -> None:
+    both = 'Bearer realm="https://auth.test/token", Bearer realm="https://other.test/token"'
+    net = network({
+        "https://r.test": demands(both, lambda header: header == "Bearer t0ken"),
+        "https://auth.test": lambda _: token(),
+    })  # fmt: skip
+    run(net, ME)
+    assert set(net.authorization()) == {"https://r.test", "https://auth.test"}
+
+
+def test_a_credential_is_shown_in_no_representation() -> None:
+    text = repr([ME, Credential(refresh_token="s3cr3t-a", registry_token="s3cr3t-b"), Known(ME)])
+    assert tells_a_secret(text) == []
 
 
 def test_no_secret_is_logged_or_raised(caplog: pytest.LogCaptureFixture) -> None:

@@ -126,3 +126,39 @@ def test_the_environment_says_where_the_file_is(tmp_path: Path) -> None:
 
 def test_the_repr_of_a_credential_shows_no_secret() -> None:
     assert "s3cr3t" not in repr(Credential("me", "s3cr3t-a", "s3cr3t-b", "s3cr3t-c"))
+
+
+def test_a_refused_credential_is_read_again_though_the_file_looks_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    config = DockerConfig(path)
+    write(path, auths(**{"r.test": {"registrytoken": "token-1"}}), 1000)
+    assert config.find("r.test", "a") == Credential(registry_token="token-1")
+    # Same size, and as soon after the first as the file system's clock cannot tell.
+    with path.open("r+b") as file:
+        file.write(auths(**{"r.test": {"registrytoken": "token-2"}}))
+    os.utime(path, (1000, 1000))
+    assert config.find("r.test", "a") == Credential(registry_token="token-1")
+    assert config.find("r.test", "a", fresh=True) == Credential(registry_token="token-2")
+
+
+def test_a_fault_of_the_disk_is_over_when_the_file_can_be_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    write(path, auths(**{"r.test": {"auth": encoded("me:pw")}}), 1000)
+    config = DockerConfig(path)
+    assert config.find("r.test", "a") == Credential("me", "pw")
+    aside = path.rename(tmp_path / "aside")
+    path.symlink_to(path.name)
+    assert config.find("r.test", "a") == Credential("me", "pw")
+    assert "Too many levels of symbolic links" in config.problems()[str(path)]
+    path.unlink()
+    aside.rename(path)
+    assert config.find("r.test", "a") == Credential("me", "pw")
+    assert config.problems() == {}
+
+
+def test_of_two_spellings_dockers_own_counts(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    mine, other = {"auth": encoded("mine:pw")}, {"auth": encoded("other:pw")}
+    path.write_bytes(auths(**{"https://index.docker.io/v1/": mine, "docker.io.": {}, "index.docker.io": other, "r.test": mine, "http://r.test/v2/": other}))  # fmt: skip
+    config = DockerConfig(path)
+    assert [found.username for host in ("docker.io", "r.test") if (found := config.find(host, "a/b"))] == ["mine"] * 2

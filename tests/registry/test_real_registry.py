@@ -6,18 +6,25 @@ import random
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 import trio
 
 from snapshotter.config import RegistryConfig
+from snapshotter.errors import RegistryDenied
+from snapshotter.registry.blob import Blob
 from snapshotter.registry.client import Registry
+from snapshotter.registry.credentials import DockerConfig
 from snapshotter.registry.manifest import OCI_MANIFEST, ImageManifest, parse_manifest
 from snapshotter.registry.reference import parse_reference
+from tests.doubles.htpasswd import write_htpasswd
 from tests.registry.memory import Known
+from tests.registry.programs import Environ, asked, config, gives
+from tests.registry.servers import tells_a_secret
 
 CONFIG = """\
 version: 0.1
@@ -27,17 +34,19 @@ storage:
   delete: {{enabled: true}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
+AUTH = "auth: {{htpasswd: {{realm: loopback, path: {path}}}}}\n"
 STARTS_WITHIN_S = 30.0
 
 
 @contextmanager
-def docker_registry(folder: Path) -> Iterator[str]:
-    """host:port of a registry that runs while the context is open."""
+def docker_registry(folder: Path, *, htpasswd: Path | None = None) -> Iterator[str]:
+    """host:port of a registry that runs while the context is open; with `htpasswd` for those whom this file knows."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     config = folder / "config.yml"
-    config.write_text(CONFIG.format(root=folder / "store", port=port))
+    auth = AUTH.format(path=htpasswd) if htpasswd is not None else ""
+    config.write_text(CONFIG.format(root=folder / "store", port=port) + auth)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
     try:
@@ -100,3 +109,81 @@ def test_what_is_pushed_to_a_real_registry_is_pulled_back_in_ranges(tmp_path: Pa
     with docker_registry(tmp_path) as host:
         trio.run(main, host)
         assert httpx.get(f"http://{host}/v2/_catalog").json() == {"repositories": ["team/image", "team/other"]}
+
+
+def private(folder: Path, users: Mapping[str, str]) -> AbstractContextManager[str]:
+    """A registry that lets these users in; the file of their passwords is `folder/htpasswd`."""
+    write_htpasswd(folder / "htpasswd", users)
+    return docker_registry(folder, htpasswd=folder / "htpasswd")
+
+
+def private_blob(registry: Registry, host: str, data: bytes) -> Blob:
+    return registry.blob(parse_reference(f"{host}/team/image:v1"), digest_of(data), len(data))
+
+
+@pytest.mark.usefixtures("no_secret_told")
+def test_a_password_that_changes_while_a_blob_is_read_is_taken_from_the_helper(
+    tmp_path: Path, environ: Environ
+) -> None:
+    layer = random.Random(8).randbytes(1 << 20)
+    gives(environ, "s3cr3t-first")
+    parts = range(0, len(layer), 1 << 17)
+
+    async def main(host: str) -> None:
+        source = config(environ, credHelpers={host: "site"})
+        async with Registry(RegistryConfig(), credentials=source) as registry:
+            ref = parse_reference(f"{host}/team/image:v1")
+            assert await registry.push_blob(ref, digest_of(layer), len(layer), lambda: once(layer))
+            blob = private_blob(registry, host, layer)
+            for number, start in enumerate(parts):
+                if number == 3:
+                    write_htpasswd(tmp_path / "htpasswd", {"me": "s3cr3t-second"})
+                    gives(environ, "s3cr3t-second")
+                assert await blob.read_range(start, 1 << 17) == layer[start : start + (1 << 17)]
+            assert source.problems() == {}
+
+    with private(tmp_path, {"me": "s3cr3t-first"}) as host:
+        trio.run(main, host)
+        assert asked(environ) == [f"get {host}"] * 2
+
+
+@pytest.mark.usefixtures("no_secret_told")
+def test_a_password_that_changes_in_the_file_is_taken_from_there(tmp_path: Path, environ: Environ) -> None:
+    data = b"of the registry"
+
+    async def main(host: str) -> None:
+        source = config(environ, auths={host: {"username": "me", "password": "s3cr3t-1"}})
+        async with Registry(RegistryConfig(), credentials=source) as registry:
+            ref = parse_reference(f"{host}/team/image:v1")
+            await registry.push_blob(ref, digest_of(data), len(data), lambda: once(data))
+            blob = private_blob(registry, host, data)
+            assert await blob.read_range(0, 5) == data[:5]
+            write_htpasswd(tmp_path / "htpasswd", {"me": "s3cr3t-2"})
+            with pytest.raises(RegistryDenied, match="log in again") as caught:
+                await blob.read_range(5, 5)
+            assert tells_a_secret(str(caught.value)) == []
+            config(environ, auths={host: {"username": "me", "password": "s3cr3t-2"}})
+            assert await blob.read_range(5, 5) == data[5:10]
+
+    with private(tmp_path, {"me": "s3cr3t-1"}) as host:
+        trio.run(main, host)
+
+
+@pytest.mark.usefixtures("no_secret_told")
+def test_a_private_registry_says_what_is_missing(tmp_path: Path, environ: Environ) -> None:
+    async def denied(host: str, source: DockerConfig, match: str) -> None:
+        async with Registry(RegistryConfig(), credentials=source) as registry:
+            with pytest.raises(RegistryDenied, match=match) as caught:
+                await registry.manifest(parse_reference(f"{host}/team/image:v1"))
+            assert tells_a_secret(str(caught.value)) == []
+
+    with private(tmp_path, {"me": "s3cr3t-1"}) as host:
+        trio.run(denied, host, config(environ), r"config.json has none for it\): run `docker login`")
+        wrong = config(environ, auths={host: {"username": "me", "password": "s3cr3t-2"}})
+        trio.run(denied, host, wrong, "HTTP 401 .*: the credentials were refused; log in again")
+        missing = config(environ, credHelpers={host: "site"})
+        trio.run(denied, host, missing, "docker-credential-site's to give, which is not on the PATH")
+
+
+async def once(data: bytes) -> AsyncGenerator[bytes, None]:
+    yield data

@@ -18,7 +18,7 @@ from snapshotter.registry.reference import Reference, parse_reference
 from tests.doubles.registry import LoopbackRegistry, digest_of
 from tests.doubles.token_server import TokenServer
 from tests.registry.authorities import Authority
-from tests.registry.memory import Known
+from tests.registry.memory import ByName, Known
 
 DATA = b"0123456789" * 1000
 MANIFEST = {
@@ -331,13 +331,6 @@ def test_what_no_server_has_is_missing_and_a_refusal_says_more_than_that(tmp_pat
 def test_each_server_is_shown_the_credentials_under_its_own_name_only(tmp_path: Path) -> None:
     known = {"registry.test": Credential("me", "of the registry")}
 
-    class ByHost:
-        def problems(self) -> dict[str, str]:
-            return {}
-
-        async def lookup(self, host: str, repository: str, *, fresh: bool = False) -> Credential | None:
-            return known.get(host)
-
     with serving(LoopbackRegistry()) as one, serving(LoopbackRegistry()) as own:
         one.users = {"me": "of the registry"}
         own.users = {"me": "of its own"}
@@ -346,7 +339,9 @@ def test_each_server_is_shown_the_credentials_under_its_own_name_only(tmp_path: 
         mirrors(tmp_path, ref, [one], own=own.url)
 
         async def main() -> None:
-            async with Registry(replace(RegistryConfig(), config_path=(tmp_path,)), credentials=ByHost()) as registry:
+            async with Registry(
+                replace(RegistryConfig(), config_path=(tmp_path,)), credentials=ByName(known)
+            ) as registry:
                 await reads(registry, ref)
 
         trio.run(main)

@@ -1,0 +1,1 @@
+"""Programs that build this project; not part of the product."""

@@ -160,7 +160,8 @@ def prune(
     """Delete fetched files that no layer names.
 
     Files that are open are never deleted under a reader's hands: containers go on, and what they miss later is
-    fetched again. Ctrl-C stops the work.
+    fetched again. Only containers that are older than the daemon's last start cannot fetch any more: with --all
+    they lose what they have not open. Ctrl-C stops the work.
     """
     with daemon(config_path, address) as stub, show.progress("deleting") as advance:
         from snapshotter.api import control_pb2 as pb

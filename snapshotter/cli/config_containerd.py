@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 (imported where it is needed: no other command waits for gRPC)
 
 import difflib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,13 @@ LAST_PATCH = 999
 @click.option("--dry-run", is_flag=True, help="With --write or --revert: show the changes, make none.")
 @click.option("--transfer", is_flag=True, help="containerd 2.1 and later: let its transfer service pull.")
 @click.option("--snapshotter", "name", default="estargz", show_default=True, metavar="NAME", help="Name of the plugin.")
-@click.option("--containerd", "socket", type=AbsolutePath(), metavar="SOCKET", help="containerd's socket.")
+@click.option(
+    "--containerd",
+    "socket",
+    type=AbsolutePath(),
+    metavar="SOCKET",
+    help="containerd's socket; else what the configuration says, or where distributions put it.",
+)
 @click.option(
     "--containerd-config", "file", type=AbsolutePath(), metavar="FILE", help="containerd's configuration file."
 )
@@ -69,11 +76,13 @@ def containerd(
     if dry_run and not (write or revert):
         raise ConfigError("--dry-run shows what --write or --revert would change: give one of them")
     _check_name(name)
+    ours = configuration.load(config_path)
+    if socket is None and os.path.exists(ours.containerd.address):
+        socket = ours.containerd.address
     found = _found(socket, file, line, write=write or revert, must_run=not revert)
     if revert:
         _report(drop_in.revert(found, dry_run=dry_run), as_json=as_json, dry_run=dry_run, undone=True)
         return
-    ours = configuration.load(config_path)
     settings = _settings(found, ours) if found.binary is not None and line is None else None
     wanted = _wanted(found, ours, settings, name, transfer=transfer)
     if write:

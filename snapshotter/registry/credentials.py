@@ -9,6 +9,7 @@ import binascii
 import json
 import logging
 import os
+import stat
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ DOCKER_HUB_SERVER = "https://index.docker.io/v1/"
 MEND = "mend it, or log in again (`docker login` writes it)"
 
 HELPERS_AT_ONCE = 8
-"""Threads that may wait for helpers: those of reads and disks are others."""
+"""Threads that may wait for one helper: those of reads and disks are others, and those of other helpers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,8 @@ class DockerConfig:
             ) / "config.json"
         self.path = path
         self._helpers = CredentialHelpers(environ, helper_timeout_s)
-        self._helper_threads: trio.CapacityLimiter | None = None
+        # By helper: one that hangs for many servers must not hold up those that another knows.
+        self._helper_threads: dict[str, trio.CapacityLimiter] = {}
         # Each is held while a helper is asked for a server: who comes meanwhile holds no thread.
         self._asking: dict[str, trio.Lock] = {}
         # Guards what follows: lookups read the file in threads.
@@ -124,13 +126,13 @@ class DockerConfig:
         """
         found = await trio.to_thread.run_sync(partial(self._read, anew=fresh))
         if name := found.helper(host):
-            if self._helper_threads is None:
-                self._helper_threads = trio.CapacityLimiter(HELPERS_AT_ONCE)
+            if (threads := self._helper_threads.get(name)) is None:
+                threads = keep(self._helper_threads, name, trio.CapacityLimiter(HELPERS_AT_ONCE))
             ask = partial(self._helpers.get, name, found.server(host), fresh=fresh)
             if len(self._asking) > SERVERS_KEPT:
                 self._asking = {one: lock for one, lock in self._asking.items() if lock.locked()}
             async with self._asking.setdefault(host, trio.Lock()):
-                credential = await trio.to_thread.run_sync(ask, limiter=self._helper_threads, abandon_on_cancel=True)
+                credential = await trio.to_thread.run_sync(ask, limiter=threads, abandon_on_cancel=True)
             if credential is not None:
                 return credential
         return found.auths.get(found.entry(host, repository))
@@ -151,7 +153,7 @@ class DockerConfig:
         """
         path = self._path()
         try:
-            found = parse_docker_config(path.read_bytes())
+            found = parse_docker_config(_content(path, path.stat()))
         except FileNotFoundError:
             return CredentialOrigin("none", f"there is no {path}")
         except OSError as error:
@@ -181,7 +183,8 @@ class DockerConfig:
         return {**self._helpers.problems(), **({str(self.path): f"{complaint}; {MEND}"} if complaint else {})}
 
     def _path(self) -> Path:
-        return self.path / "config.json" if self.path.is_dir() else self.path
+        # Unlike Path.is_dir it raises nothing, whatever the file system says: reading the file will say the same.
+        return self.path / "config.json" if os.path.isdir(self.path) else self.path
 
     def _read(self, *, anew: bool = False) -> DockerFile:
         """What the file says; `anew` also if it does not look changed: it may be younger than a file system's clock can tell."""
@@ -191,7 +194,7 @@ class DockerConfig:
                 status = path.stat()
                 stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
                 if anew or stamp != self._stamp:
-                    text = path.read_bytes()
+                    text = _content(path, status)
                     self._stamp = stamp
                     self._file = parse_docker_config(text)
                     self._complaint = ""
@@ -210,6 +213,13 @@ class DockerConfig:
         self._complaint = complaint
 
 
+def _content(path: Path, status: os.stat_result) -> bytes:
+    """What a file holds. A pipe would keep its reader, and with it everybody who asks, until somebody writes."""
+    if not stat.S_ISREG(status.st_mode):
+        raise FormatError("not a file, but a device or a pipe")
+    return path.read_bytes()
+
+
 def _kind(credential: Credential) -> str:
     """What is said of a credential that is no password."""
     if credential.refresh_token:
@@ -225,6 +235,8 @@ def parse_docker_config(text: bytes) -> DockerFile:
     """
     try:
         document = json.loads(text)
+        # JSON can write halves of characters. An error from later on would show the secret in which it found one.
+        json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise FormatError("not JSON") from None
     if not isinstance(document, dict):

@@ -97,6 +97,8 @@ def _parse(out: bytes, program: str, server: str) -> Credential | None:
         username, secret, whose = answer["Username"], answer["Secret"], answer.get("ServerURL") or server
         if not (isinstance(username, str) and isinstance(secret, str) and isinstance(whose, str)):
             raise TypeError
+        # JSON can write halves of characters. An error from later on would show the secret in which it found one.
+        f"{username}{secret}{whose}".encode()
     except (ValueError, TypeError, KeyError, RecursionError):
         raise RegistryDenied(
             f"{program} answered for {server} with something that is not a credential (JSON with Username and Secret "

@@ -28,11 +28,13 @@ def examine(checks: Iterable[Check], timeout_s: float) -> Iterator[Finding]:
 def _carry_out(check: Check, timeout_s: float) -> list[Answer]:
     answers: queue.SimpleQueue[list[Answer]] = queue.SimpleQueue()
     thread = threading.Thread(target=lambda: answers.put(_look(check)), name=f"check {check.name}", daemon=True)
-    thread.start()
     try:
+        thread.start()
         return answers.get(timeout=timeout_s)
     except KeyboardInterrupt:
-        thread.join(GRACE_S)
+        # It may have come while `start` waited for the thread, which looks already.
+        if thread.is_alive():
+            thread.join(GRACE_S)
         raise
     except queue.Empty:
         return [

@@ -126,8 +126,7 @@ class DockerConfig:
         """
         found = await trio.to_thread.run_sync(partial(self._read, anew=fresh))
         if name := found.helper(host):
-            if (threads := self._helper_threads.get(name)) is None:
-                threads = keep(self._helper_threads, name, trio.CapacityLimiter(HELPERS_AT_ONCE))
+            threads = self._helper_threads.setdefault(name, trio.CapacityLimiter(HELPERS_AT_ONCE))
             ask = partial(self._helpers.get, name, found.server(host), fresh=fresh)
             if len(self._asking) > SERVERS_KEPT:
                 self._asking = {one: lock for one, lock in self._asking.items() if lock.locked()}

@@ -144,7 +144,7 @@ class Registry:
     async def _open_connection(self, endpoint: Endpoint) -> None:
         url = f"{endpoint.base}{endpoint.prefix}/"
         request = self._wire.request("GET", url, headers=endpoint.headers, connect_timeout_s=endpoint.connect_timeout_s)
-        with suppress(RegistryError, HostsError, Transient):
+        with suppress(RegistryError, Transient):
             await self._wire.small_answer(request, _PING_MAX, endpoint.tls)
 
     async def blob_exists(self, ref: Reference, digest: str) -> bool:

@@ -13,7 +13,7 @@ PACKAGES=(libfuse3-dev gcc libc6-dev pkg-config patchelf python3-dev python3-ven
 # what fidelity is looked at with by hand.
 if [ "${1:-}" != build ]; then
     PACKAGES+=(containerd runc docker-registry stargz-snapshotter skopeo fuse3 erofs-utils busybox-static debootstrap
-        attr acl libcap2-bin)
+        attr acl libcap2-bin xfsprogs btrfs-progs)
 fi
 # Debian starts these on installation and at boot. The harness runs its own copies, so ours stay off.
 SERVICES=(containerd.service docker-registry.service)

@@ -1,7 +1,6 @@
 """The gRPC server on its unix socket: containerd's service, the control service, and grpc.health.v1."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,18 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from snapshotter.errors import StoreError
 from snapshotter.service.address import check_address, passing_name
+from snapshotter.service.call_threads import CallThreads, ClientsAwaited
 
 # Adds one service to a server, such as `SnapshotsServicer.register`.
 Registration = Callable[[grpc.Server], None]
 
 # containerd's side takes and sends 16 MiB; grpc's default for receiving is 4.
 _MESSAGE_LIMIT = 16 << 20
+# Of one connection at a time; further ones wait at the client. containerd uses one connection for all of its calls.
+_STREAMS = 256
+# Calls that are not taken yet. From 1000 on grpc would cancel some of them by chance, whoever's they are [tried]; what one
+# client sends waits for it, and costs a few KB a call.
+_PENDING = 1 << 20
 _SOCKET_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 
@@ -28,9 +33,11 @@ class SocketServer:
     server: grpc.Server
     health: health.HealthServicer
     address: Path
+    threads: CallThreads
 
     def start(self) -> None:
         """Answer calls, and say so to whoever asks for the health of the whole server."""
+        self.threads.begin()
         self.server.start()
         self.health.set("", health_pb2.HealthCheckResponse.SERVING)
 
@@ -38,6 +45,7 @@ class SocketServer:
         """Refuse new calls, give running ones `grace_s` to end, and take the socket away."""
         self.health.enter_graceful_shutdown()
         self.server.stop(grace_s).wait()
+        self.threads.close()
         self.address.unlink(missing_ok=True)
 
 
@@ -55,12 +63,16 @@ def build_server(
         StoreError: the socket cannot be made.
     """
     check_address(address)
+    threads = CallThreads(max_workers)
     server = grpc.server(
-        ThreadPoolExecutor(max_workers, thread_name_prefix="grpc"),
-        interceptors=list(interceptors),
+        threads,
+        interceptors=[ClientsAwaited(threads), *interceptors],
         options=[
             ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
             ("grpc.max_send_message_length", _MESSAGE_LIMIT),
+            ("grpc.max_concurrent_streams", _STREAMS),
+            ("grpc.server.max_pending_requests", _PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _PENDING),
             ("grpc.so_reuseport", 0),
         ],
     )
@@ -73,7 +85,7 @@ def build_server(
         _bind(server, address)
     except OSError as error:
         raise StoreError(f"socket {address}: {error.strerror or error}") from error
-    return SocketServer(server, checks, address)
+    return SocketServer(server, checks, address, threads)
 
 
 def _bind(server: grpc.Server, address: Path) -> None:

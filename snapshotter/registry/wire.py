@@ -13,6 +13,7 @@ import httpx
 import trio
 
 from snapshotter.errors import HostsError, RegistryError, RegistryUntrusted
+from snapshotter.registry.lookups import SharedLookups
 from snapshotter.registry.redirect import AddressCheck, Resolve, shown
 from snapshotter.registry.retry import PROGRESS_MIN, Attempts, RetryPolicy, Transient, parse_retry_after
 from snapshotter.registry.tls import Tls
@@ -63,6 +64,7 @@ class Wire:
         )
         self._usual = self._new_client(self._context(Tls()))
         self._clients: dict[Tls, httpx.AsyncClient] = {}
+        trio.socket.set_custom_hostname_resolver(SharedLookups())
 
     def _context(self, tls: Tls) -> ssl.SSLContext | None:
         """The system's certificates, as every other program on the node trusts them, and not those of a package; and `tls`.

@@ -48,6 +48,39 @@ def test_directories_of_others_or_open_to_others_are_refused(tmp_path: Path) -> 
         preflight.own_directory(tmp_path / "file", "root")
 
 
+@pytest.mark.parametrize("mask", [0, 0o077, 0o777])
+def test_directories_and_what_leads_to_them_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        preflight.own_directory(tmp_path / "a" / "b" / "c", "root")
+    finally:
+        os.umask(before)
+    assert [oct(path.stat().st_mode & 0o7777) for path in (tmp_path / "a/b/c", tmp_path / "a/b", tmp_path / "a")] == [
+        "0o700",
+        "0o755",
+        "0o755",
+    ]
+
+
+@pytest.mark.parametrize("names", [(), ("lost+found",), ("lock", "state.db")])
+def test_a_directory_of_ours_that_others_may_list_is_closed_to_them(tmp_path: Path, names: tuple[str, ...]) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own").chmod(0o755)
+    for name in names:
+        (tmp_path / "own" / name).touch()
+    preflight.own_directory(tmp_path / "own", "root")
+    assert (tmp_path / "own").stat().st_mode & 0o7777 == 0o700
+
+
+def test_a_directory_of_others_files_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib").chmod(0o755)
+    (tmp_path / "lib" / "dpkg").touch()
+    with pytest.raises(ConfigError, match=r"root .*lib has mode 755 and holds files that are not the daemon's"):
+        preflight.own_directory(tmp_path / "lib", "root")
+    assert (tmp_path / "lib").stat().st_mode & 0o7777 == 0o755
+
+
 def test_two_roots_cannot_share_a_run_directory(tmp_path: Path) -> None:
     config = replace(Config(), run_dir=tmp_path)
     with (

@@ -141,6 +141,7 @@ class Wire:
             Transient: no connection, no answer, a broken one.
             RegistryUntrusted: what another try would not change: TLS that is not trusted, or none at all; or a certificate of
                 `tls` that cannot be read.
+            RegistryError: an answer that no client can read.
         """
         client = await self._client(tls)
         try:
@@ -148,6 +149,9 @@ class Wire:
                 return await client.send(request, stream=True)
         except httpx.HTTPError as error:
             raise fault_of(error, request.url, tls) from None
+        except httpx.InvalidURL:
+            # httpx reads a Location also where it is not told to follow it.
+            raise RegistryError(f"{shown(request.url)} redirects to an address that cannot be read") from None
         except trio.TooSlowError:
             raise Transient(f"{shown(request.url)}: no answer in time") from None
 

@@ -9,7 +9,8 @@ import trio.testing
 
 from snapshotter.errors import RegistryError
 from snapshotter.registry.redirect import AddressCheck, next_hop, same_origin, shown
-from tests.registry.memory import simulate
+from tests.registry.memory import client, simulate
+from tests.registry.servers import network, read, redirects
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,26 @@ def test_a_location_is_resolved_against_the_request(location: str, target: str) 
 def test_a_location_that_is_no_http_address_is_an_error(location: str | None) -> None:
     with pytest.raises(RegistryError):
         next_hop(httpx.URL("https://r.test/v2/x"), location)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "x:y//cdn.test/blob",
+        "sha256:0https://cdn.test/blob",
+        "https://[::1",
+        "https://cdn.test:port/",
+        "//:x/",
+        "\x7f://x",
+    ],
+)
+def test_a_location_that_no_client_can_read_is_an_error_of_ours(location: str) -> None:
+    async def work() -> None:
+        async with client(network({"https://r.test": redirects(location)})) as registry:
+            with pytest.raises(RegistryError):
+                await read(registry)
+
+    simulate(work)
 
 
 def check(addresses: Sequence[str] | Exception, url: str) -> None:

@@ -119,7 +119,8 @@ def start_node(registry: Registry) -> Iterator[StartNode]:
     """Starts a fresh node with our snapshotter; its end is the test's."""
     with ExitStack() as undo:
 
-        def start(settings: Table = QUIET, *, plane: str = "auto", round_trip_s: float = 0.0) -> Node:
-            return undo.enter_context(node(registry, settings=settings, plane=plane, round_trip_s=round_trip_s))
+        def start(settings: Table = QUIET, *, plane: str = "auto", round_trip_s: float = 0.0, disk: int = 0) -> Node:
+            made = node(registry, settings=settings, plane=plane, round_trip_s=round_trip_s, disk=disk)
+            return undo.enter_context(made)
 
         yield start

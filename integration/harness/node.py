@@ -7,7 +7,7 @@ import hashlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -18,6 +18,7 @@ import grpc
 from integration.harness.containerd import CommandFailed, Containerd, Ctr
 from integration.harness.cri import Container, Cri, Output, Sandbox
 from integration.harness.daemon import Daemon, Table
+from integration.harness.disk import mount_disk
 from integration.harness.leftovers import MountPoint, arguments_of, detach_mounts, mounts_of, processes_rooted_in
 from integration.harness.process import wait_for
 from integration.harness.registry import Registry
@@ -250,11 +251,14 @@ def node(
     plane: str = "auto",
     round_trip_s: float = 0.0,
     environ: Mapping[str, str] | None = None,
+    disk: int = 0,
+    before: Callable[[Daemon], Path] | None = None,
 ) -> Iterator[Node]:
     """A running node; everything it started, mounted and wrote is gone at the end.
 
     Without `snapshotter="estargz"` only containerd runs. `settings` are tables for our daemon's configuration, `environ` is
-    laid over its environment.
+    laid over its environment. Its root is a file system of `disk` bytes, if that is given. `before` is called with
+    the daemon before its start, and gives the socket that containerd is told of.
     """
     with ExitStack() as undo:
         place = undo.enter_context(scratch())
@@ -265,8 +269,11 @@ def node(
             own = {"containerd": {"address": str(place / "c" / "c.sock")}}
             daemon = Daemon(place / "s", {**own, **(settings or {})}, plane=plane, environ=environ)
             undo.callback(daemon.stop)
+            if disk:
+                mount_disk(place / "disk", daemon.root, disk)
+            address = before(daemon) if before else daemon.address
             daemon.start()
-            proxies = {LAZY: daemon.address, LAZY_ALIAS: daemon.address}
+            proxies = {LAZY: address, LAZY_ALIAS: address}
         this = Node(place, registry, relay, snapshotter)
         containerd = Containerd(place / "c", this.reference(PAUSE), snapshotter, proxies)
         undo.callback(containerd.stop)

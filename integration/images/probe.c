@@ -52,7 +52,11 @@ static int read_all(const char *what, int fd) {
 
 static int read_file(const char *path) {
     int fd = open(path, O_RDONLY);
-    return fd < 0 ? say("open", 0) : read_all("read", fd);
+    if (fd < 0)
+        return say("open", 0);
+    int failed = read_all("read", fd);
+    close(fd);
+    return failed;
 }
 
 static sigjmp_buf after_fault;
@@ -81,6 +85,54 @@ static int hold(const char *path, const char *go) {
         return say("map", (errno = EFAULT, 0));
     printf("map ok %lld %u\n", (long long)status.st_size, checksum(0, mapped, status.st_size));
     return failed;
+}
+
+/* The pages of a mapping, or pieces of a file, in an order that is none; every one is met since the step is prime. */
+enum { STEP = 7919, PIECE = 4096 };
+
+static int gather(int fd, char *all, off_t size, const char *mapped) {
+    off_t pieces = (size + PIECE - 1) / PIECE;
+    for (off_t i = 0; i < pieces; i++) {
+        off_t offset = pieces % STEP ? i * STEP % pieces * PIECE : i * PIECE;
+        off_t length = offset + PIECE < size ? PIECE : size - offset;
+        if (mapped)
+            memcpy(all + offset, mapped + offset, length);
+        else if (pread(fd, all + offset, length, offset) != length)
+            return -1;
+    }
+    return 0;
+}
+
+/* Read a file in order, piece by piece in disorder, or as memory. */
+static int read_so(const char *how, const char *path) {
+    if (!strcmp(how, "read"))
+        return read_file(path);
+    int fd = open(path, O_RDONLY);
+    struct stat status;
+    if (fd < 0 || fstat(fd, &status))
+        return say("open", 0);
+    char *all = malloc(status.st_size), *mapped = NULL;
+    if (!strcmp(how, "map") && (mapped = mmap(NULL, status.st_size, PROT_READ, MAP_SHARED, fd, 0)) == MAP_FAILED)
+        return say("map", 0);
+    signal(SIGBUS, fault);
+    int failed = sigsetjmp(after_fault, 1) ? (errno = EFAULT, -1) : gather(fd, all, status.st_size, mapped);
+    if (failed)
+        say(how, 0);
+    else
+        printf("%s ok %lld %u\n", how, (long long)status.st_size, checksum(0, all, status.st_size));
+    if (mapped)
+        munmap(mapped, status.st_size);
+    free(all);
+    close(fd);
+    return failed;
+}
+
+/* Go on after a file that cannot be read: the next line is the next file's. */
+static int each(const char *how, char **paths) {
+    int failed = 0;
+    for (; *paths; paths++)
+        failed |= read_so(how, *paths);
+    return !!failed;
 }
 
 static int write_to(const char *what, int fd) { return say(what, fd >= 0 && pwrite(fd, "EVIL", 4, 0) == 4); }
@@ -159,11 +211,13 @@ static int attack(const char *how, const char *path) {
 int main(int count, char **words) {
     const char *what = count > 1 ? words[1] : "";
     if (!strcmp(what, "read") && count == 3) return read_file(words[2]);
+    if (!strcmp(what, "each") && count > 3) return each(words[2], words + 3);
     if (!strcmp(what, "hold") && count == 4) return hold(words[2], words[3]);
     if (!strcmp(what, "rename") && count == 4) return say("rename", !rename(words[2], words[3]));
     if (!strcmp(what, "as") && count > 3) return setuid(atoi(words[2])) || execv(words[3], words + 3) ? say("as", 0) : 0;
     if (!strcmp(what, "uid")) return printf("%d %d\n", getuid(), geteuid()) < 0;
     if (!strcmp(what, "attack") && count == 4) return attack(words[2], words[3]);
-    fprintf(stderr, "usage: probe read FILE | hold FILE GO | rename FROM TO | as ID PROGRAM… | uid | attack HOW FILE\n");
+    fprintf(stderr, "usage: probe read FILE | each read|map|scatter FILE… | hold FILE GO | rename FROM TO |\n"
+                    "             as ID PROGRAM… | uid | attack HOW FILE\n");
     return 2;
 }

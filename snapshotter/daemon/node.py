@@ -122,6 +122,7 @@ class Node:
     def problems(self) -> Iterator[str]:
         """What an admin should look at, a sentence each."""
         yield from self.lasting_problems
+        yield from self._room.housekeeping.problems()
         for number, why in sorted(self._room.shelf.broken().items()):
             yield f"layer {number} could not be mounted again: {why}; remove its image and pull it again"
         for number, why in sorted(self._plane_failures().items()):
@@ -153,9 +154,9 @@ class Node:
                 DomainView(name, one.objects, one.object_bytes, one.partials, one.partial_bytes)
                 for name, one in usage.domains.items()
             ),
-            deleted_open=usage.deleted_open,
+            deleted_open=usage.deleted_open + usage.held,
             unreferenced=sum(stored.disk_bytes for stored in unnamed(self._store, self._room.shelf.all())),
-            used=usage.used,
+            used=usage.used + usage.held,
             quota=limits.quota,
             high_water=int(limits.quota * limits.high_water),
             low_water=int(limits.quota * limits.low_water),

@@ -149,7 +149,7 @@ def cache_figures(store: ObjectStore, limits: CacheConfig, root: "os.PathLike[st
         bytes_by_kind={
             "object": sum(one.object_bytes for one in domains),
             "partial": sum(one.partial_bytes for one in domains),
-            "deleted-open": usage.deleted_open,
+            "deleted-open": usage.deleted_open + usage.held,
         },
         files_by_kind={
             "object": sum(one.objects for one in domains),

@@ -52,6 +52,10 @@ class Courier:
         worth = int(self._latency_s.get(host, 0.0) * LINE_BYTES_PER_S)
         return max(configured, min(worth, WINDOW_GROWTH * configured))
 
+    def refused(self, origin: Origin, member: int) -> bool:
+        """Whether the node's disk would not take a member's chunks at this moment."""
+        return self._store.refuses(sum(chunk.size for chunk in origin.index.member_chunks(member)))
+
     def _answered(self, host: str, asked: float | None, priority: Priority) -> None:
         """Note how long the first bytes of an answer took; `asked` is None for those that follow."""
         if asked is not None:

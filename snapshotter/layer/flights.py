@@ -12,6 +12,7 @@ import trio
 from snapshotter.errors import FormatError, RegistryUnreachable, SnapshotterError, StoreError
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.courier import Courier
+from snapshotter.layer.memory_chunks import MemoryChunks
 from snapshotter.layer.origin import Origin
 from snapshotter.layer.outage import OutagePolicy, Pauses
 from snapshotter.layer.priority import HostGate, Priority, Transfer
@@ -64,6 +65,7 @@ class Flights:
         self._flying: dict[tuple[int, int], Flight] = {}
         self._lost: dict[tuple[int, int], tuple[float, RegistryUnreachable]] = {}
         self._memory = trio.CapacityLimiter(MEMORY_FLIGHTS)
+        self.kept = MemoryChunks()
 
     def window(self, origin: Origin) -> int:
         """Bytes of blob that one demand read of this layer asks for."""
@@ -79,6 +81,10 @@ class Flights:
             until, error = self._lost.get((origin.number, member), (0.0, None))
             if error is not None and trio.current_time() < until and self.find(origin, member) is None:
                 raise error.with_traceback(None)
+
+    def is_refused(self, origin: Origin, member: int) -> bool:
+        """Whether the node's disk would not take a member at this moment."""
+        return self._courier.refused(origin, member)
 
     def announce(self, origin: Origin, member: int, transfer: Transfer) -> Flight:
         """Note that `transfer` brings a member, so that readers can join it."""
@@ -99,6 +105,7 @@ class Flights:
             flight = self._flying.pop((origin.number, member))
             flight.error = error
             flight.memory = memory or {}
+            self.kept.keep(origin.number, flight.memory)
             flight.landed.set()
 
     def _brings(self, origin: Origin, member: int, transfer: Transfer) -> bool:
@@ -141,7 +148,8 @@ class Flights:
         """Fetch until every member has landed. Raises RegistryError when the policy gives up."""
         pauses = self._outage.pauses()
         fetched_twice: set[int] = set()
-        to_memory = False
+        # Asked first: what is fetched for a disk that does not take it has to be fetched once more.
+        to_memory = transfer.priority is Priority.DEMAND and self.is_refused(origin, members[0])
         left = members
         while left:
             failures: dict[int, SnapshotterError] = {}

@@ -29,7 +29,10 @@ LATE_S = 10.0
 once, but the process may have to wait for a processor; without the name its open would fail."""
 
 FUTILE_PAUSE_S = 30.0
-"""After an eviction that freed nothing: each try reads every index."""
+"""After an eviction that freed nothing: each try reads every index, and takes names from files that stay on the disk."""
+
+FUTILE_PAUSE_MOST_S = 960.0
+"""The pause doubles up to this while nothing comes of it."""
 
 
 def unnamed(store: ObjectStore, layers: Iterable[Layer]) -> Iterator[ObjectInfo]:
@@ -67,44 +70,71 @@ class Housekeeping:
         self._counters = counters
         self._one_at_a_time = trio.Lock()
         self._rest_until = float("-inf")
-        self._futile = False
+        self._rest_s = 0.0  # 0 while evictions do what they are for
+
+    def problems(self) -> Iterator[str]:
+        """What an admin should know of the disk, a sentence each; from any thread."""
+        if (refusal := self._store.health.refusal) is not None:
+            yield (
+                f"degraded: the cache's disk takes nothing: {refusal}; what is not on the node comes from the registry "
+                "each time it is read, until the disk takes it again"
+            )
+        if (refusal := self._state.health.refusal) is not None:
+            yield f"degraded: {refusal}; no image can be pulled and no container started until that works again"
 
     async def run(self) -> None:
         """Look after the store for ever."""
-        synced = trio.current_time()
+        synced, said = trio.current_time(), ""
         while True:
             await trio.sleep(TICK_S)
             try:
+                await trio.to_thread.run_sync(self._tend_disk)
                 # First: a file that has left the cache keeps its bytes for as long as it has a name there.
                 await trio.to_thread.run_sync(self._store.sweep_late, LATE_S)
-                if trio.current_time() >= self._rest_until:
+                # No pause while state.db finds no room: without it no container starts.
+                if trio.current_time() >= self._rest_until or self._state.health.refusal is not None:
                     await self.evict()
                 if self._store.dirty and trio.current_time() - synced > SYNC_EVERY_S:
-                    await trio.to_thread.run_sync(self._store.sync)
                     synced = trio.current_time()
+                    await trio.to_thread.run_sync(self._store.sync)
+                said = ""
             except (SnapshotterError, OSError) as error:
                 self._rest_until = trio.current_time() + FUTILE_PAUSE_S
-                log.warning("looking after the cache failed: %s", error)
+                if str(error) != said:
+                    log.warning("looking after the cache failed: %s", error)
+                said = str(error)
             except Exception:
                 self._rest_until = trio.current_time() + FUTILE_PAUSE_S
                 # A task of the node's nursery: a fault here must not end every mount.
                 log.exception("looking after the cache failed")
 
+    def _tend_disk(self) -> None:
+        self._state.try_again()
+        if (refusal := self._state.health.refusal) is not None:
+            self._store.health.refused(refusal)  # it is the same disk, and what leaves the cache makes room for both
+        self._store.tend_disk()
+
     async def evict(self) -> None:
-        """Bring the cache below its low-water mark if it is over its bounds. That nothing can go is said once."""
+        """Bring the cache below its low-water mark if it is over its bounds. That nothing comes of it is said once."""
         excess = await trio.to_thread.run_sync(self._store.over_limit)
         freed = await self.free(excess) if excess else Evicted()
-        told, self._futile = self._futile, bool(excess) and not freed.bytes
         if freed.bytes:
             log.info("cache over its bounds: %d objects, %d bytes left it", freed.objects, freed.bytes)
-        elif self._futile:
-            self._rest_until = trio.current_time() + FUTILE_PAUSE_S
-            if not told:
-                log.warning(
-                    "%d bytes of the cache must go and none can, all is in use: make room on its file system or change "
-                    "[cache] quota and min_free; until then what is fetched may not be kept",
-                    excess,
-                )
+        well = not excess or 2 * freed.held < freed.bytes
+        if well or (freed.bytes and not await trio.to_thread.run_sync(self._store.over_limit)):
+            self._rest_s = 0.0
+            return
+        if not self._rest_s:
+            log.warning(
+                "%d bytes of the cache must go: %d went, of which the disk did not get %d back since containers hold them, "
+                "and all else is in use; make room on its file system or change [cache] quota and min_free; until then "
+                "what is fetched may not be kept",
+                excess,
+                freed.bytes,
+                freed.held,
+            )
+        self._rest_s = min(max(2 * self._rest_s, FUTILE_PAUSE_S), FUTILE_PAUSE_MOST_S)
+        self._rest_until = trio.current_time() + self._rest_s
 
     async def free(self, wanted: int) -> Evicted:
         """Take objects away, least recently used first, until `wanted` bytes are free or nothing is left to take."""

@@ -123,7 +123,7 @@ class Layer:
         """A range inside a file, from this layer's own sources only. Raises as `read` does."""
         chunks = self.index.chunks(node, offset, size)
         identity = self._identity(node)
-        memory: dict[ChunkKey, bytes] = {}
+        memory = self._flights.kept.find(self.number, chunks)
         for attempt in range(ATTEMPTS):
             ready = await self._assemble(identity, chunks, offset, size, memory)
             if ready is not None:
@@ -159,6 +159,8 @@ class Layer:
             if (offline or self._store.unproven) and await trio.to_thread.run_sync(self.settle, node):
                 return True
             memory: dict[ChunkKey, bytes] = {}
+            if self._flights.kept.find(self.number, chunks) and self._store.refuses(identity.size):
+                return False
             await self._fetch(identity, chunks, memory, nullcontext())
             if memory:
                 return False
@@ -227,9 +229,9 @@ class Layer:
         return result
 
     async def _drop_unreadable(self, digest: bytes, error: StoreError) -> None:
-        """The disk does not give an object back: the network can. Raises StoreError if it does not go either."""
+        """The disk does not give an object back: the network can."""
         log.warning("cached file %s is fetched again: %s", digest.hex(), error)
-        await trio.to_thread.run_sync(self._store.remove, self.domain, digest)
+        await trio.to_thread.run_sync(self._store.drop_unreadable, self.domain, digest)
 
     @staticmethod
     def _at_hand(chunk: Chunk, partial: PartialFile | None, memory: dict[ChunkKey, bytes]) -> bool:
@@ -280,6 +282,8 @@ class Layer:
         Files of a package lie side by side and are read together: a few more of them cost less than a round trip each.
         """
         run = [member]
+        if self._flights.is_refused(self.origin, member):
+            return run  # the disk takes none of them, and in memory is room for what somebody waits for
         limit = self.index.member(member).blob_offset + self._flights.window(self.origin)
         for following in range(member + 1, self.index.member_count):
             if self.index.member(following).blob_end > limit:
@@ -299,6 +303,8 @@ class Layer:
             return
         (chunk, *_) = self.index.chunks(last.node, identity.chunks[following][0], 1)
         if self._at_hand(chunk, partial, {}) or self._flights.find(self.origin, chunk.member) is not None:
+            return
+        if self._flights.is_refused(self.origin, chunk.member):
             return
         self._flights.start(self.origin, [chunk.member], Priority.PREFETCH)
 

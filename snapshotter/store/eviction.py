@@ -7,11 +7,12 @@ from snapshotter.config import CacheConfig
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """What an eviction round removed; bytes on disk."""
+    """What an eviction round removed; bytes on disk. `held` are those of them that the disk did not get back yet."""
 
     bytes: int = 0
     objects: int = 0
     partials: int = 0
+    held: int = 0
 
 
 def bytes_to_free(used: int, free: int, limits: CacheConfig) -> int:

@@ -80,8 +80,8 @@ class HandleCache:
         _close(unused)
         return handle
 
-    def drop(self, key: Key) -> None:
-        """Forget the handle of an object that was removed from disk."""
+    def drop(self, key: Key) -> bool:
+        """Forget the handle of an object that was removed from disk; whether somebody uses it still."""
         unused = None
         with self._lock:
             handle = self._open.pop(key, None)
@@ -89,6 +89,7 @@ class HandleCache:
                 handle.deleted = True
                 unused = self._let_go(handle)
         _close(unused)
+        return handle is not None and unused is None
 
     def release(self, handle: OpenObject) -> None:
         """End one use; see `OpenObject.release`."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from snapshotter.store.cache_db import FileStamp, Key
 from snapshotter.store.disk import disk_bytes
 from snapshotter.store.handles import HandleCache
+from snapshotter.store.held import HeldFiles
 from snapshotter.store.identity import FileIdentity, large_name
 from snapshotter.store.tally import Tally
 from snapshotter.store.tree import SHARDS, ObjectTree
@@ -38,6 +39,7 @@ class Placement:
         self.unproven = unproven
         self.tally = tally
         self._handles = handles
+        self.held = HeldFiles(objects.fd)
         self._lock = threading.Lock()  # guards the three below
         self._domains = set(objects.domains())
         self._dirty: dict[Key, FileStamp] = {}
@@ -221,22 +223,31 @@ class Placement:
         if status.st_nlink > 1:
             for name in tree.large_names(domain, digest.hex()[:2], digest):
                 tree.unlink_named(domain, name)
+        fd = _descriptor(tree, domain, digest)
         tree.unlink(domain, digest)
         freed = self.tally.removed(domain, digest, status)
         # A row that covered an older file of a name that went from `unproven` has to go as well.
+        read_now = False
         if tree is self.objects or not self._is_on_disk(domain, digest):
-            self._forget((domain, digest))
+            read_now = self._forget((domain, digest))
+        if fd is not None:
+            if freed and not read_now:
+                self.held.deleted(fd, freed)
+            else:  # it has other names, or its open handle is in the accounts
+                os.close(fd)
         return freed
 
     def _is_on_disk(self, domain: str, digest: bytes) -> bool:
         return any(tree.status(domain, digest) is not None for tree in (self.objects, self.unproven))
 
-    def _forget(self, key: Key) -> None:
+    def _forget(self, key: Key) -> bool:
+        """Forget an object that has lost its name; whether somebody reads it at this moment."""
         # After the unlink: a reader that opens the file later sees that it has no name, and does not keep it.
-        self._handles.drop(key)
+        read_now = self._handles.drop(key)
         with self._lock:
             self._dirty.pop(key, None)
             self._removed.add(key)
+        return read_now
 
     def _forget_unproven(self, domain: str, digest: bytes) -> int | None:
         if not self.tally.unproven:
@@ -247,6 +258,15 @@ class Placement:
         freed = self._unlink(self.unproven, domain, digest, status)
         self.tally.change_unproven(-1)
         return freed
+
+
+def _descriptor(tree: ObjectTree, domain: str, digest: bytes) -> int | None:
+    """An object open, so that it can be asked after when its name has gone; None if the disk refuses."""
+    try:
+        found = tree.open(domain, digest)
+    except OSError:
+        return None
+    return None if found is None else found[0]
 
 
 def is_derived(status: os.stat_result) -> bool:

@@ -1,13 +1,15 @@
 """Connections to `state.db`: one that writes, under a lock, and as many readers as there are threads reading."""
 
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapshotter.errors import StoreError
+from snapshotter.store.health import DiskHealth
 from snapshotter.store.sqlite import database_errors, open_database
 from snapshotter.store.state_schema import MIGRATIONS
 
@@ -32,6 +34,7 @@ class StateDatabase:
         self._pool_lock = threading.Lock()  # guards _readers and _closed
         self._writer = self._open()
         self._readers: list[sqlite3.Connection] = []
+        self.health = DiskHealth()
         self._closed = False
 
     def close(self) -> None:
@@ -52,17 +55,30 @@ class StateDatabase:
             StoreFull: no room on the file system.
             StoreError: the database failed.
         """
-        with self._write_lock, database_errors(self._path):
-            # BEGIN IMMEDIATE takes the write lock at once: a transaction that reads first cannot be refused later.
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-                self._writer.execute("COMMIT")
-            except BaseException:
-                # A full disk may have rolled back already.
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
+        try:
+            with self._write_lock, database_errors(self._path):
+                # BEGIN IMMEDIATE takes the write lock at once: a transaction that reads first cannot be refused later.
+                self._writer.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._writer
+                    self._writer.execute("COMMIT")
+                except BaseException:
+                    # A full disk may have rolled back already.
+                    if self._writer.in_transaction:
+                        self._writer.execute("ROLLBACK")
+                    raise
+        except StoreError as error:
+            self.health.refused(error)
+            raise
+        self.health.worked(sys.maxsize)
+
+    def try_again(self) -> None:
+        """If the last write failed because of the disk, see whether it takes one now."""
+        if self.health.refusal is not None:
+            with suppress(StoreError), self.write() as db:
+                # The same revision: a page is written all the same.
+                (revision,) = db.execute("PRAGMA user_version").fetchone()
+                db.execute(f"PRAGMA user_version={revision}")
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

@@ -22,13 +22,16 @@ class DomainUsage:
 class Usage:
     """What the whole cache holds, in bytes on disk without directories, as du counts them.
 
-    `used` counts an object shared by several domains once and includes `deleted_open`: bytes of removed files that a reader still has open.
+    `used` counts an object shared by several domains once and includes `deleted_open`: bytes of removed files that a
+    reader still has open. `held` comes on top: bytes of removed files that the kernel keeps for containers, which no
+    removal can free and no limit of the cache counts.
     """
 
     used: int
     deleted_open: int
     unproven: int
     domains: dict[str, DomainUsage]
+    held: int = 0
 
 
 @dataclass(slots=True)
@@ -152,8 +155,8 @@ class Tally:
             shard.links = {inode: count for inode, count in names.items() if count > 1}
             shard.shared = shared
 
-    def usage(self) -> Usage:
-        """Totals by domain; exact once `recount` was through."""
+    def usage(self, held: int = 0) -> Usage:
+        """Totals by domain; exact once `recount` was through. `held` is taken over as it is."""
         with self._lock:
             objects: dict[str, list[int]] = {}
             for shard in self._shards:
@@ -167,4 +170,4 @@ class Tally:
                 if objects.get(domain, (0, 0))[0] or self._partials.get(domain, (0, 0))[0]
             }
             used = max(0, self._objects) + self._partial_bytes + self._deleted_open
-            return Usage(used, self._deleted_open, self.unproven, domains)
+            return Usage(used, self._deleted_open, self.unproven, domains, held)

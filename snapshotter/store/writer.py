@@ -3,12 +3,14 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from snapshotter.errors import FormatError, IntegrityError
+from snapshotter.errors import FormatError, IntegrityError, StoreError
 from snapshotter.store.disk import READ_SIZE, as_store_error, write_all
+from snapshotter.store.health import DiskHealth
 from snapshotter.store.identity import FileIdentity
 
 # Memory that a chunk may take before it is written aside: the usual chunk of a large file fits, and goes to its place
@@ -80,7 +82,9 @@ class Spool:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-            os.unlink(self.name, dir_fd=self.directory)
+            # A disk that refuses even this keeps the file until the next start.
+            with suppress(OSError):
+                os.unlink(self.name, dir_fd=self.directory)
 
 
 class ChunkWriter:
@@ -91,14 +95,23 @@ class ChunkWriter:
     """
 
     def __init__(
-        self, identity: FileIdentity, ordinal: int, spool: Spool, accept: Callable[[FileIdentity, int, Spool], bool]
+        self,
+        identity: FileIdentity,
+        ordinal: int,
+        spool: Spool,
+        accept: Callable[[FileIdentity, int, Spool], bool],
+        health: DiskHealth,
     ) -> None:
-        """`accept` gets verified bytes: of a chunk, or of the whole file where the file is one chunk."""
+        """`accept` gets verified bytes: of a chunk, or of the whole file where the file is one chunk.
+
+        `health` hears what the disk refused, and what it took.
+        """
         self._identity = identity
         self._ordinal = ordinal
         self._size = identity.chunks[ordinal][1]
         self._spool = spool
         self._accept = accept
+        self._health = health
         self._hash = hashlib.sha256()
         self._done = False
 
@@ -120,7 +133,7 @@ class ChunkWriter:
             self._spool.append(bytes(data), MEMORY_LIMIT)
         except OSError as error:
             self.abort()
-            raise as_store_error(error, f"write {self._what()}") from error
+            raise self._refused(error, "write") from error
 
     def commit(self) -> bool:
         """Verify the chunk and make it readable.
@@ -138,11 +151,13 @@ class ChunkWriter:
             raise FormatError(f"{self._what()}: committed after its end")
         try:
             self._verify()
-            return self._accept(self._identity, self._ordinal, self._spool)
+            left_to_do = self._accept(self._identity, self._ordinal, self._spool)
         except OSError as error:
-            raise as_store_error(error, f"store {self._what()}") from error
+            raise self._refused(error, "store") from error
         finally:
             self.abort()
+        self._health.worked(self._size)
+        return left_to_do
 
     def abort(self) -> None:
         """Throw the bytes away; harmless after the end."""
@@ -168,6 +183,12 @@ class ChunkWriter:
             raise IntegrityError(f"{self._what()}: sha256 is {found.hex()}, the TOC says {expected.hex()}")
         if len(identity.chunks) == 1 and not identity.derived and found != identity.digest:
             raise IntegrityError(f"{self._what()}: sha256 of the whole is {found.hex()}, not the file's digest")
+
+    def _refused(self, error: OSError, what: str) -> StoreError:
+        made = as_store_error(error, f"{what} {self._what()}")
+        made.__cause__ = error
+        self._health.refused(made, self._size)
+        return made
 
     def _what(self) -> str:
         kind = "unverified file" if self._identity.derived else "file"

@@ -134,7 +134,8 @@ def node(
     credential_problems: dict[str, str] | None = None,
 ) -> Node:
     config = replace(Config(), root=tmp_path, run_dir=tmp_path / "r", cache=CacheConfig(quota=1000, min_free=0))
-    room = SimpleNamespace(shelf=shelf, counters=Counters(), housekeeping=housekeeping)
+    healthy = SimpleNamespace(problems=lambda: iter(()))
+    room = SimpleNamespace(shelf=shelf, counters=Counters(), housekeeping=housekeeping or healthy)
     return Node(
         config,
         Identity("fuse", "because", 7, 1),

@@ -90,7 +90,7 @@ def test_every_metric_and_label_exists(place: str) -> None:
 def test_label_values_that_are_asked_for_can_occur(place: str, tmp_path: Path) -> None:
     class Nothing:
         def usage(self) -> Any:
-            return type("Usage", (), {"domains": {}, "deleted_open": 0, "used": 0, "unproven": 0})
+            return type("Usage", (), {"domains": {}, "deleted_open": 0, "held": 0, "used": 0, "unproven": 0})
 
     cache = cache_figures(Nothing(), CacheConfig(), tmp_path)  # type: ignore[arg-type]
     assert cache is not None

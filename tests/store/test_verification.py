@@ -188,7 +188,7 @@ def test_what_is_removed_during_a_sync_is_not_missing(tmp_path: Path, monkeypatc
         store.remove(DOMAIN, IDENTITIES[0].digest)
         delete(tmp_path, 1, 2)
         delete(tmp_path, 3, domain="new")
-        monkeypatch.setattr("snapshotter.store.objects.syncfs", slow)
+        monkeypatch.setattr("snapshotter.store.syncing.syncfs", slow)
         found: list[Verified] = []
         syncing = threading.Thread(target=store.sync)
         verifying = threading.Thread(target=lambda: found.append(verify(store)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from snapshotter.errors import PlaneError
+from snapshotter.store.real_directory import real_directory
 
 EMPTY: Final = "empty"
 """A directory without entries beside the links: the second layer of an overlay of one."""
@@ -22,7 +23,8 @@ class Links:
         """Create the directory where needed, and drop what a killed process left half made."""
         self._directory = directory
         try:
-            (directory / EMPTY).mkdir(mode=0o755, parents=True, exist_ok=True)
+            real_directory(directory, 0o755, parents=True)
+            real_directory(directory / EMPTY, 0o755)
             for name in os.listdir(directory):
                 if name.startswith("."):
                     (directory / name).unlink(missing_ok=True)

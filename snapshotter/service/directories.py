@@ -12,6 +12,7 @@ from pathlib import Path
 
 from snapshotter.errors import ConfigError, StoreError, StoreFull
 from snapshotter.service.deep_trees import delete_tree, measure_tree
+from snapshotter.store.real_directory import real_directory
 
 _FS_MODE = 0o755
 _WORK_MODE = 0o711
@@ -37,7 +38,7 @@ class SnapshotDirectories:
             raise ConfigError(f"directory {root}: overlay cannot take {bad[0]!r} in a path; choose another root")
         self._root = root
         with _kernel(f"make {root}"):
-            root.mkdir(mode=_PRIVATE_MODE, parents=True, exist_ok=True)
+            real_directory(root, _PRIVATE_MODE, parents=True)
             root.chmod(_PRIVATE_MODE)
 
     def fs(self, snapshot_id: int) -> Path:

@@ -46,7 +46,7 @@ def open_with_room(root: Path, opening: Callable[[], T]) -> T:
         if not freed:
             raise
         with suppress(OSError):
-            (root / MADE_ROOM).touch(mode=0o600)
+            os.close(os.open(root / MADE_ROOM, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         log.warning("%s; %d bytes of the cache were deleted to make room for it", error, freed)
     return opening()
 

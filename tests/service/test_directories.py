@@ -10,6 +10,7 @@ from snapshotter.errors import ConfigError, StoreError, StoreFull
 from snapshotter.service import directories as module
 from snapshotter.service.deep_trees import delete_tree
 from snapshotter.service.directories import SnapshotDirectories
+from tests.doubles.outside import Outside
 
 
 @pytest.mark.parametrize("bad", [",", ":", "\\", '"', "\n"])
@@ -75,3 +76,24 @@ def test_one_that_cannot_be_deleted_keeps_none_of_the_others(tmp_path: Path, mon
     with pytest.raises(StoreError, match="gone-2"):
         directories.delete_set_aside()
     assert [path.name[:6] for path in (tmp_path / "s").iterdir()] == ["gone-2"]
+
+
+def test_directory_of_directories_is_no_link(tmp_path: Path) -> None:
+    outside = Outside(tmp_path)
+    (tmp_path / "snapshots").symlink_to(outside.directory)
+    with pytest.raises(StoreError, match="a symbolic link lies where"):
+        SnapshotDirectories(tmp_path / "snapshots")
+    outside.check()
+
+
+def test_links_in_place_of_snapshots_are_put_aside_and_deleted_and_not_what_they_lead_to(tmp_path: Path) -> None:
+    outside = Outside(tmp_path)
+    directories = SnapshotDirectories(tmp_path / "snapshots")
+    for name in ("1", "2", "gone-3"):
+        (tmp_path / "snapshots" / name).symlink_to(outside.directory)
+    directories.create(1, with_work=True, owner=(1, 1))
+    assert not (tmp_path / "snapshots" / "1").is_symlink()
+    directories.set_aside_all_but({1})
+    directories.delete_set_aside()
+    assert os.listdir(tmp_path / "snapshots") == ["1"]
+    outside.check()

@@ -25,6 +25,7 @@ from snapshotter.plane.erofs.mounting import Backing, explain, mount_image
 from snapshotter.plane.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MountCall, call_mount, detach_all
 from snapshotter.plane.overlays import METACOPY_ON
 from snapshotter.store.full_disk import open_with_room
+from snapshotter.store.real_directory import real_directory
 
 IMAGES_NAME: Final = "erofs"
 IMAGE_NAME: Final = ".probe.erofs"
@@ -106,15 +107,17 @@ class _Trial:
 
     def set_up(self) -> None:
         """Write everything that is to be mounted."""
-        self._image.parent.mkdir(mode=0o700, exist_ok=True)
-        self._image.write_bytes(_image())
+        real_directory(self._image.parent)
+        self._image.unlink(missing_ok=True)
+        with self._image.open("xb") as file:
+            file.write(_image())
         for directory in (self._tree, *self._contents, self._upper, self._work):
             directory.mkdir(mode=0o700)
         content = self._contents[1] / _content_path()
         content.parent.mkdir(mode=0o700, parents=True)
         content.write_bytes(_CONTENT)
         for directory in (self._mounts, self._layer, self._merged):
-            directory.mkdir(mode=0o700, exist_ok=True)
+            real_directory(directory)
         try:
             os.setxattr(self._contents[0], "trusted.overlay.probe", b"y")
         except OSError as error:

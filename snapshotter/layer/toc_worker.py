@@ -11,6 +11,7 @@ import hashlib
 import os
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,9 @@ HEAVY_JSON = 8 << 20
 
 HEAVY_NODES = 20_000
 """After the image of a layer with more nodes likewise."""
+
+FIRST_TO_GO = "1000"
+"""oom_score_adj of a worker: its largest value (proc(5))."""
 
 MEMORY_MAX = 8 << 30
 """Address space of a worker. A TOC of a million entries takes 1.4 GB; the limit of `format.limits` is four million."""
@@ -198,6 +202,9 @@ def answer(line: bytes) -> Done:
 def main() -> None:
     """Answer jobs, a line each, until the daemon closes the stream; a worker that grew large ends by itself."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
+    with suppress(OSError):
+        # A TOC may be made to take all memory: where that is little, this process is to go and not the daemon or a container.
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
     while line := sys.stdin.buffer.readline():
         done = answer(line)
         try:

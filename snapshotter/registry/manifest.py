@@ -23,8 +23,11 @@ _MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 _INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
 _SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+"
 
-# containerd reads no manifest larger than this (its MaxManifestSize); neither do we.
 MANIFEST_MAX = 8 << 20
+"""Bytes of a manifest or index: containerd reads no larger one either (its MaxManifestSize)."""
+
+LAYERS_MAX = 500
+"""Layers of an image: overlayfs stacks no more (OVL_MAX_STACK in linux/fs/overlayfs/params.h), and all are asked for at once."""
 
 _EMPTY: Mapping[str, str] = {}
 
@@ -123,6 +126,10 @@ def parse_manifest(raw: bytes, media_type: str | None = None) -> ImageManifest |
         raise FormatError(f"the document is called {kind} and also has an index's manifests")
     if document.config is None:
         raise FormatError("the manifest has no config descriptor")
+    if len(document.layers or ()) > LAYERS_MAX:
+        raise FormatError(
+            f"the image has {len(document.layers or ())} layers; no container can have more than {LAYERS_MAX}"
+        )
     layers = tuple(_descriptor(entry, f"layers[{n}]") for n, entry in enumerate(document.layers or ()))
     return ImageManifest(kind, _descriptor(document.config, "config"), layers, annotations)
 

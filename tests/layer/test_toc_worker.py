@@ -6,11 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from snapshotter.layer.toc_worker import Job
+from snapshotter.layer.toc_worker import FIRST_TO_GO, Job
+
+ARGV = (sys.executable, "-m", "snapshotter.layer.toc_worker")
 
 
-def test_worker_whose_daemon_was_killed_ends_without_a_word(tmp_path: Path) -> None:
-    place = str(tmp_path)
+def impossible_job(place: str) -> bytes:
+    """A line to a worker that is answered with an error."""
     job = Job(
         section=f"{place}/absent",
         flavor="",
@@ -27,13 +29,28 @@ def test_worker_whose_daemon_was_killed_ends_without_a_word(tmp_path: Path) -> N
         toc_directory=place,
         index_directory=place,
     )
-    argv = [sys.executable, "-m", "snapshotter.layer.toc_worker"]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
+    return msgspec.json.encode(job) + b"\n"
+
+
+def test_worker_is_the_first_to_go_where_memory_is_short(tmp_path: Path) -> None:
+    with subprocess.Popen(ARGV, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(impossible_job(str(tmp_path)))
+        worker.stdin.flush()
+        assert worker.stdout.readline()
+        assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text().strip() == FIRST_TO_GO
+        worker.stdin.close()
+        assert worker.wait(20) == 0
+
+
+def test_worker_whose_daemon_was_killed_ends_without_a_word(tmp_path: Path) -> None:
+    with subprocess.Popen(ARGV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
         assert worker.stderr is not None
         worker.stdout.close()
-        worker.stdin.write(msgspec.json.encode(job) + b"\n")
+        worker.stdin.write(impossible_job(str(tmp_path)))
         worker.stdin.close()
         assert worker.stderr.read() == b""
         assert worker.wait(20) == 0

@@ -11,6 +11,7 @@ from snapshotter.errors import FormatError
 from snapshotter.registry.manifest import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
+    LAYERS_MAX,
     MANIFEST_MAX,
     OCI_INDEX,
     OCI_MANIFEST,
@@ -134,6 +135,15 @@ def test_schema_one_is_named_in_the_error() -> None:
 def test_a_manifest_over_the_limit_is_not_parsed() -> None:
     with pytest.raises(FormatError, match="limit"):
         parse_manifest(b" " * (MANIFEST_MAX + 1), OCI_MANIFEST)
+
+
+def test_an_image_of_more_layers_than_an_overlay_stacks_is_refused() -> None:
+    one = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": "sha256:" + "1" * 64, "size": 1}
+    read = parse(image(layers=[one] * LAYERS_MAX), OCI_MANIFEST)
+    assert isinstance(read, ImageManifest)
+    assert len(read.layers) == LAYERS_MAX
+    with pytest.raises(FormatError, match=f"{LAYERS_MAX + 1} layers"):
+        parse(image(layers=[one] * (LAYERS_MAX + 1)), OCI_MANIFEST)
 
 
 @pytest.mark.parametrize(

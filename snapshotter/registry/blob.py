@@ -25,9 +25,10 @@ from snapshotter.errors import (
 from snapshotter.registry.auth import Need
 from snapshotter.registry.exchange import Answer, Call, Exchange, at_endpoint, refusal
 from snapshotter.registry.health import Complaints, Health
+from snapshotter.registry.knock import listener
 from snapshotter.registry.redirect import shown
 from snapshotter.registry.reference import Reference, canonical_host
-from snapshotter.registry.retry import Transient
+from snapshotter.registry.retry import Returned, Transient
 from snapshotter.registry.wire import Body
 
 PIECE_MAX = 1 << 20
@@ -98,7 +99,7 @@ class Blob:
             RegistryUnreachable: no answer after all retries; asking again may help.
             RegistryDenied: credentials refused; asking again will not.
             BlobMissing: the registry does not have the blob.
-            RangeUnsupported: the registry answers with something else than the range.
+            RangeUnsupported: the registry answers with something else than the range, and did so twice.
         """
         async with self.open_range(start, length) as pieces:
             return b"".join([piece async for piece in pieces])
@@ -176,6 +177,8 @@ class Blob:
         attempts = self._exchange.wire.attempts(self._what)
         complaints = Complaints()
         refused: dict[tuple[str, str], RegistryError] = {}
+        doubted: set[tuple[str, str]] = set()
+        returned = False
         while position < end:
             sources = [source for source in self._in_order() if source.key not in refused]
             if not sources:
@@ -185,13 +188,19 @@ class Blob:
             for source in sources:
                 began = position
                 self._health.asking(source.need)
+                others = [other.need for other in sources if other is not source]
                 try:
-                    async with aclosing(self._from_source(source, position, end)) as pieces:
+                    async with aclosing(self._from_source(source, position, end, others)) as pieces:
                         async for piece in pieces:
                             position += len(piece)
                             attempts.progressed(len(piece))
                             yield piece
                     fault = None
+                    break
+                except Returned as news:
+                    complaints.note(source.need, news)
+                    # One such try is free: whoever is back has not been asked yet.
+                    fault, returned = (news if returned else None), True
                     break
                 except Transient as broken:
                     fault = broken
@@ -200,17 +209,26 @@ class Blob:
                         break  # it was sending: it is the first to be asked for the rest
                     self._health.failed(source.need)
                 except RegistryError as error:
-                    refused[source.key] = error
                     complaints.note(source.need, error)
                     self._behind[source.key] = trio.current_time() + BEHIND_S
+                    if isinstance(error, RangeUnsupported) and source.key not in doubted:
+                        # A proxy's page, or an answer to somebody else's question: what a server cannot do it cannot do twice.
+                        doubted.add(source.key)
+                        source.target = None
+                        fault = Transient(str(error))
+                        continue
+                    refused[source.key] = error
                     if isinstance(error, RegistryUntrusted):
                         self._health.failed(source.need)
             if fault is not None:
+                returned = False
                 await attempts.pause(Transient(complaints.beside(fault), fault.retry_after_s))
 
-    async def _from_source(self, source: _Source, position: int, end: int) -> AsyncGenerator[bytes, None]:
-        """What one request brings: it may stop earlier than `end`."""
-        async with self._answer(source, position, end) as answer:
+    async def _from_source(
+        self, source: _Source, position: int, end: int, others: Sequence[Need]
+    ) -> AsyncGenerator[bytes, None]:
+        """What one request brings: it may stop earlier than `end`. `others` may be asked instead."""
+        async with self._answer(source, position, end, others) as answer:
             stop = self._granted(answer, position, end)
             async with aclosing(self._body(answer.response, stop - position)) as pieces:
                 async for piece in pieces:
@@ -219,7 +237,7 @@ class Blob:
                     yield piece
 
     @asynccontextmanager
-    async def _answer(self, source: _Source, position: int, end: int) -> AsyncIterator[Answer]:
+    async def _answer(self, source: _Source, position: int, end: int, others: Sequence[Need]) -> AsyncIterator[Answer]:
         """The answer to one range request: 200, 206, or an error raised.
 
         A remembered redirect target that refuses has expired, in one of the many ways in which stores say so: the
@@ -232,6 +250,7 @@ class Blob:
             at_endpoint(need, f"blobs/{self.digest}"),
             self._what,
             headers={"range": f"bytes={position}-{end - 1}"},
+            listen=listener(self._exchange.wire, self._health, need, others),
         )
         target = source.target
         if target is not None:

@@ -19,6 +19,7 @@ from snapshotter.registry.credentials import CredentialSource, DockerConfig
 from snapshotter.registry.exchange import Call, Exchange, at_endpoint, refusal
 from snapshotter.registry.health import Complaints, Health
 from snapshotter.registry.hosts import Endpoint, HostsResolver
+from snapshotter.registry.knock import knock
 from snapshotter.registry.manifest import ACCEPTED, MANIFEST_MAX, Manifest, parse_manifest
 from snapshotter.registry.push import Source
 from snapshotter.registry.redirect import Resolve
@@ -27,8 +28,6 @@ from snapshotter.registry.retry import RetryPolicy, Transient
 from snapshotter.registry.wire import Wire, read_bounded
 
 _T = TypeVar("_T")
-
-_PING_MAX = 16 << 10
 
 
 class Registry:
@@ -142,10 +141,8 @@ class Registry:
                 nursery.start_soon(self._open_connection, endpoint)
 
     async def _open_connection(self, endpoint: Endpoint) -> None:
-        url = f"{endpoint.base}{endpoint.prefix}/"
-        request = self._wire.request("GET", url, headers=endpoint.headers, connect_timeout_s=endpoint.connect_timeout_s)
         with suppress(RegistryError, Transient):
-            await self._wire.small_answer(request, _PING_MAX, endpoint.tls)
+            await knock(self._wire, endpoint)
 
     async def blob_exists(self, ref: Reference, digest: str) -> bool:
         """Whether the repository of `ref` has the blob."""

@@ -1,7 +1,7 @@
 """One request and what it takes to get its answer: leave, redirects, and refusals in our words."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -20,7 +20,10 @@ _CODE = re.compile(r"[A-Z][A-Z_]{2,39}")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to a registry's own API. `what` names its object in errors."""
+    """A request to a registry's own API. `what` names its object in errors.
+
+    `listen` returns when it should be made anew instead of being waited for (`registry.knock`).
+    """
 
     need: Need
     method: str
@@ -30,6 +33,7 @@ class Call:
     content: bytes | httpx.AsyncByteStream | None = None
     timeout_s: float | None = None
     follow: bool = True
+    listen: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Exchange:
             home = same_origin(url, api)
             request = self._request(call, url, authorization if home else None, home=home)
             tls = call.need.endpoint.tls if home else call.need.endpoint.tls.elsewhere()
-            async with aclosing(await self.wire.send(request, tls)) as response:
+            async with aclosing(await self.wire.send(request, tls, call.listen if home else None)) as response:
                 asked_itself = target is None and hops == 0
                 if asked_itself and not renewed and response.status_code in {401, 403}:
                     fresh = await self._leave(call, response, authorization)

@@ -46,6 +46,10 @@ class Health:
         sick = self._sick.get(need.endpoint.base)
         return sick is None or sick.due <= self._clock()
 
+    def is_sick(self, need: Need) -> bool:
+        """Whether it failed when it was asked last."""
+        return need.endpoint.base in self._sick
+
     def asking(self, need: Need) -> None:
         """It is asked now. Of a sick one whose time is over the others learn from this request: they pass it over meanwhile."""
         sick = self._sick.get(need.endpoint.base)

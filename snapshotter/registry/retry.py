@@ -22,6 +22,10 @@ class Transient(Exception):
         self.retry_after_s = retry_after_s
 
 
+class Returned(Transient):
+    """A server that was away answers again: what an earlier request still waits for should be asked for anew, at once."""
+
+
 @dataclass(slots=True)
 class RetryCounts:
     """What came of faults that may be gone the next time, since the start. Written on the trio thread."""

@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 
 import httpcore
@@ -15,7 +15,7 @@ import trio
 from snapshotter.errors import HostsError, RegistryError, RegistryUntrusted
 from snapshotter.registry.lookups import SharedLookups
 from snapshotter.registry.redirect import AddressCheck, Resolve, shown
-from snapshotter.registry.retry import PROGRESS_MIN, Attempts, RetryPolicy, Transient, parse_retry_after
+from snapshotter.registry.retry import PROGRESS_MIN, Attempts, RetryPolicy, Returned, Transient, parse_retry_after
 from snapshotter.registry.tls import Tls
 
 # httpx logs whole addresses, whose query may be a signature, and httpcore logs headers.
@@ -134,11 +134,14 @@ class Wire:
             built = httpx.Request(method, url, headers=built.headers, stream=content, extensions=built.extensions)
         return built
 
-    async def send(self, request: httpx.Request, tls: Tls) -> httpx.Response:
+    async def send(
+        self, request: httpx.Request, tls: Tls, listen: Callable[[], Awaitable[None]] | None = None
+    ) -> httpx.Response:
         """The response with its body still to be read; the caller closes it.
 
         Raises:
             Transient: no connection, no answer, a broken one.
+            Returned: no answer before `listen` returned.
             RegistryUntrusted: what another try would not change: TLS that is not trusted, or none at all; or a certificate of
                 `tls` that cannot be read.
             RegistryError: an answer that no client can read.
@@ -146,7 +149,9 @@ class Wire:
         client = await self._client(tls)
         try:
             with trio.fail_after(self._answer_timeout_s(request)):
-                return await client.send(request, stream=True)
+                if listen is None:
+                    return await client.send(request, stream=True)
+                return await _unless(listen, client, request)
         except httpx.HTTPError as error:
             raise fault_of(error, request.url, tls) from None
         except httpx.InvalidURL:
@@ -178,6 +183,30 @@ class Wire:
         """Close all connections."""
         for client in (self._usual, *self._clients.values()):
             await client.aclose()
+
+
+async def _unless(
+    listen: Callable[[], Awaitable[None]], client: httpx.AsyncClient, request: httpx.Request
+) -> httpx.Response:
+    """The response, if it comes before `listen` returns. Raises Returned, and as `client.send`."""
+    outcome: httpx.Response | httpx.HTTPError | None = None
+
+    async def listening() -> None:
+        await listen()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listening)
+        try:
+            outcome = await client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            outcome = error
+        nursery.cancel_scope.cancel()
+    if outcome is None:
+        raise Returned(f"{shown(request.url)}: no answer, and a server that was away is back")
+    if isinstance(outcome, httpx.HTTPError):
+        raise outcome
+    return outcome
 
 
 class Body:

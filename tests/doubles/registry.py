@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, parse_qs
 
 from tests.doubles.script import OK, Behaviour, parse_script
 from tests.doubles.server import Handler, LoopbackServer, Recorded
+from tests.doubles.wire_faults import FAULTS, Wanted
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _ROUTE = re.compile(r"/v2/(?P<repository>.+)/(?P<kind>blobs|manifests)/(?P<name>[^/]+|uploads/[^/]*)")
@@ -193,6 +194,9 @@ def send_blob(handler: Handler, record: Recorded, blob: bytes, behaviour: Behavi
     first, last = wanted[0], min(wanted[1], len(blob) - 1)
     if first > last:
         handler.reply(416, b"", {"Content-Range": f"bytes */{len(blob)}"})
+        return
+    if behaviour.name in FAULTS:
+        FAULTS[behaviour.name](Wanted(handler, blob, first, last + 1, behaviour.value))
         return
     headers = {"Content-Type": "application/octet-stream"}
     if behaviour.name == "wrong-range":

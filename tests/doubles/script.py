@@ -21,10 +21,31 @@ A script is words, one per request, then `ok` for ever: `"503*3 cut@900 ok"`. `w
     redirect:NAME      307 to the same path at the server that `redirects` knows as NAME
     redirect-loop      307 to the path itself
     redirect-nowhere   307 without Location
+
+and, for ranges of blobs only (`tests.doubles.wire_faults`):
+
+    reset              the connection is reset instead of an answer; -in-headers, -in-body@N: in the middle of one
+    cut-in-headers     the connection closes amid the headers
+    cut-without-length@N   N bytes of a body that only the connection's end ends; `no-length`: all of it, and right
+    http-1.0           the right answer of an old server
+    drip@S             the right answer, a byte every S seconds; drip-headers@S: headers that do not end
+    noise              1xx answers before the right one; endless-noise: instead of it
+    chunked            the right answer in chunks; chunked-cut, chunked-without-end, chunked-nonsense, chunked-huge
+    garbage, tls, strange-status, two-lengths, negative-length, large-header, many-headers    no HTTP
+    empty              a right 206 without a byte
+    doubled            every byte twice over, and the length says so; doubled-inside: some, in the right length
+    second-answer      zeros behind the right answer, as if more had been asked
+    flip@N, zeros, of-another      the right length, wrong bytes
+    gzipped            really gzip
+    wrong-last, wrong-total, backward-range, nonsense-range    another Content-Range
+    page               a page of some other server
+    later@S            503 with a Retry-After that is a date
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from tests.doubles.wire_faults import FAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +68,7 @@ NAMES = frozenset(
         *("ok", "cut", "stall", "hang", "close", "slow", "endless", "long", "short", "corrupt"),
         *("200-to-range", "wrong-range", "no-range", "multipart", "gzip"),
         *("redirect", "redirect-loop", "redirect-nowhere"),
+        *FAULTS,
     }
 )
 

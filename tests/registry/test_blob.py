@@ -94,6 +94,9 @@ def fails(kind: type[Exception], match: str = "", start: int = 100) -> Callable[
         ("long@400000 ok", 1),
         ("503*2 cut@90000 429*2 ok", 6),
         ("slow@0.01 ok", 1),
+        ("page ok", 2),
+        ("wrong-range ok", 2),
+        ("cut@20000 gzip ok", 3),
     ],
 )
 def test_a_fault_that_passes_is_not_seen_by_the_reader(script: str, requests: int) -> None:
@@ -117,12 +120,12 @@ def test_a_range_costs_its_bytes_and_says_so_explicitly() -> None:
 @pytest.mark.parametrize(
     ("script", "kind", "match"),
     [
-        ("200-to-range", RangeUnsupported, "whole blob"),
-        ("wrong-range", RangeUnsupported, "sends bytes 101-200099 instead of 100-200099"),
-        ("no-range", RangeUnsupported, "Content-Range"),
-        ("multipart", RangeUnsupported, "Content-Range"),
-        ("gzip", RangeUnsupported, "encoded as 'gzip'"),
-        ("416", RangeUnsupported, "the manifest says 300000"),
+        ("200-to-range*", RangeUnsupported, "whole blob"),
+        ("wrong-range*", RangeUnsupported, "sends bytes 101-200099 instead of 100-200099"),
+        ("no-range*", RangeUnsupported, "Content-Range"),
+        ("multipart*", RangeUnsupported, "Content-Range"),
+        ("gzip*", RangeUnsupported, "encoded as 'gzip'"),
+        ("416*", RangeUnsupported, "the manifest says 300000"),
         ("404", BlobMissing, "HTTP 404"),
         ("410", BlobMissing, "HTTP 410"),
         ("401*", RegistryDenied, "docker login"),
@@ -138,7 +141,7 @@ def test_a_range_costs_its_bytes_and_says_so_explicitly() -> None:
         ("hang*", RegistryUnreachable, "no answer in time"),
         ("cut@10*", RegistryUnreachable, "tried 3 times"),
         ("stall@10*", RegistryUnreachable, "tried 3 times"),
-        ("cut@20000 200-to-range", RangeUnsupported, "whole blob"),
+        ("cut@20000 200-to-range*", RangeUnsupported, "whole blob"),
     ],
 )
 def test_a_fault_that_stays_is_an_error_of_its_own_kind(script: str, kind: type[RegistryError], match: str) -> None:

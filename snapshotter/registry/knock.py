@@ -1,0 +1,85 @@
+"""While a request waits: is its server back, or another one that stands for the same registry?
+
+A request may have gone to a server that was away, or through a network that was cut, and is then never answered, however
+well the server is since. Whoever waits for it would wait out the timeouts, which are long because slow answers are usual.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+
+import trio
+
+from snapshotter.errors import RegistryError
+from snapshotter.registry.auth import Need
+from snapshotter.registry.health import Health
+from snapshotter.registry.hosts import Endpoint
+from snapshotter.registry.retry import Transient
+from snapshotter.registry.wire import Wire
+
+ANSWER_MAX = 16 << 10
+WELL_S = 3.0
+SICK_S = 1.0
+"""How long a request waits in peace: one to a server that answered the last time, and one to a server that did not."""
+
+EVERY_S = 1.0
+LONGEST_S = 2.0
+"""Between two knocks, and what one may take. Both and a little more is what a reader loses once a server is back."""
+
+
+async def knock(wire: Wire, endpoint: Endpoint, timeout_s: float | None = None) -> None:
+    """Return when the server has answered a request for nothing, without a credential.
+
+    Raises:
+        Transient, RegistryError: it did not.
+    """
+    request = wire.request(
+        "GET",
+        f"{endpoint.base}{endpoint.prefix}/",
+        headers=endpoint.headers,
+        timeout_s=timeout_s,
+        connect_timeout_s=timeout_s or endpoint.connect_timeout_s,
+    )
+    await wire.small_answer(request, ANSWER_MAX, endpoint.tls)
+
+
+def listener(wire: Wire, health: Health, asked: Need, others: Sequence[Need]) -> Callable[[], Awaitable[None]]:
+    """What returns when a request to `asked` should be made anew, to it or to one of `others`: one of them has come back.
+
+    A server that answers knocks from the start is slow, and is waited for. One that failed before has to answer now.
+    """
+
+    async def listen() -> None:
+        lost = health.is_sick(asked)
+        await trio.sleep(SICK_S if lost else WELL_S)
+        while True:
+            back = await _answering(wire, [asked, *others], one_will_do=lost)
+            for need in [asked] if back else [asked, *others]:
+                # Nobody is to find out by a request of his own.
+                if need not in back and not health.is_sick(need):
+                    health.failed(need)
+            lost = lost or asked not in back
+            if back and lost:
+                for need in back:
+                    health.answered(need)
+                return
+            await trio.sleep(EVERY_S)
+
+    return listen
+
+
+async def _answering(wire: Wire, needs: Sequence[Need], *, one_will_do: bool) -> list[Need]:
+    """Those that answer a knock."""
+    back: list[Need] = []
+
+    async def ask(need: Need) -> None:
+        with suppress(Transient, RegistryError):
+            await knock(wire, need.endpoint, LONGEST_S)
+            back.append(need)
+            if one_will_do:
+                nursery.cancel_scope.cancel()
+
+    with trio.move_on_after(LONGEST_S):
+        async with trio.open_nursery() as nursery:
+            for need in needs:
+                nursery.start_soon(ask, need)
+    return back

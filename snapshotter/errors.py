@@ -129,9 +129,11 @@ class RegistryUnreachable(RegistryError):
 
 
 class RegistryDenied(RegistryError):
-    """Credentials were refused; asking again will not help."""
+    """Credentials were refused; asking again will not help.
 
-    errno = _errno.EACCES
+    For a process that reads a file it is the I/O error that it is on the erofs plane: its own rights are not the matter.
+    """
+
     status = Status.PERMISSION_DENIED
     exit_code = 22
     reason = Reason.REGISTRY_DENIED

@@ -146,7 +146,7 @@ class Flights:
 
     async def _bring(self, origin: Origin, members: list[int], transfer: Transfer) -> None:
         """Fetch until every member has landed. Raises RegistryError when the policy gives up."""
-        pauses = self._outage.pauses()
+        pauses = self._outage.pauses(origin.index.member(members[0]).blob_offset)
         fetched_twice: set[int] = set()
         # Asked first: what is fetched for a disk that does not take it has to be fetched once more.
         to_memory = transfer.priority is Priority.DEMAND and self.is_refused(origin, members[0])
@@ -196,9 +196,6 @@ class Flights:
             if isinstance(one.error, FormatError):
                 self._counters.verification_failures += 1
 
-        def arriving(_: int) -> None:
-            pauses.progressed()
-
         host = origin.host
         with pauses.attempt() as attempt:
             await self._courier.carry(
@@ -206,7 +203,7 @@ class Flights:
                 members,
                 transfer,
                 landed,
-                arriving=arriving,
+                arriving=pauses.progressed,
                 to_memory=to_memory,
                 patient=transfer.priority is Priority.DEMAND and self._outage.wait_s > 0,
             )

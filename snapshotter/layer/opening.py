@@ -22,6 +22,7 @@ from snapshotter.format.footer import (
 from snapshotter.format.limits import TOC_COMPRESSED
 from snapshotter.layer.toc_pool import TocPool
 from snapshotter.layer.toc_worker import Done, Job
+from snapshotter.registry.blob import Blob
 from snapshotter.registry.client import Registry
 from snapshotter.registry.manifest import Descriptor, parse_manifest
 from snapshotter.registry.reference import Reference
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 DATA_LAYER = "containerd.io/snapshot/stargz/layer.digest"
 EXTERNAL_SUFFIX = "-esgztoc"
+
+_OTHER_BYTES = frozenset({Reason.NOT_LAZY_FORMAT, Reason.TOC_MISMATCH, Reason.TOC_INVALID})
+"""What bytes that are not the layer's may come to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +100,26 @@ class Opener:
 
         Raises NotLazy with the reason; nothing of a failed attempt stays on disk.
         """
+        blob = self._registry.blob(reference, descriptor.digest, descriptor.size)
+        try:
+            return await self._open(reference, descriptor, anchor, blob, allow_unverified=allow_unverified)
+        except NotLazy as failure:
+            promised = anchor.toc_digest is not None or anchor.section_digest is not None
+            if not promised or failure.reason not in _OTHER_BYTES:
+                raise
+            log.warning("%s; fetching it once more", failure)
+        blob.forget_redirects()
+        return await self._open(reference, descriptor, anchor, blob, allow_unverified=allow_unverified)
+
+    async def _open(
+        self, reference: Reference, descriptor: Descriptor, anchor: Anchor, blob: Blob, *, allow_unverified: bool
+    ) -> Opened:
         with lazy_reasons(descriptor.digest), self._scratch() as section:
             footer = footer_from_annotations(descriptor.annotations, descriptor.size)
             if footer is not None:
-                await self._save(reference, descriptor, footer.toc_offset, footer.toc_end, section, b"")
+                await self._save(blob, footer.toc_offset, footer.toc_end, section, b"")
             else:
-                footer = await self._footer_and_section(reference, descriptor, section)
+                footer = await self._footer_and_section(reference, descriptor, blob, section)
             job = Job(
                 section=str(section),
                 flavor=footer.flavor,
@@ -120,8 +138,9 @@ class Opener:
             )
             return Opened(footer, await self._pool.run(job))
 
-    async def _footer_and_section(self, reference: Reference, descriptor: Descriptor, section: Path) -> Footer:
-        blob = self._registry.blob(reference, descriptor.digest, descriptor.size)
+    async def _footer_and_section(
+        self, reference: Reference, descriptor: Descriptor, blob: Blob, section: Path
+    ) -> Footer:
         known = await trio.to_thread.run_sync(self._known_tails, reference.name)
         tail_size = first_tail_size(descriptor.size, known)
         tail_start = descriptor.size - tail_size
@@ -132,7 +151,7 @@ class Opener:
             await self._external_section(reference, descriptor, section)
             return footer
         have = tail[max(footer.toc_offset - tail_start, 0) : footer.toc_end - tail_start]
-        await self._save(reference, descriptor, footer.toc_offset, footer.toc_end - len(have), section, have)
+        await self._save(blob, footer.toc_offset, footer.toc_end - len(have), section, have)
         return footer
 
     async def _external_section(self, reference: Reference, descriptor: Descriptor, section: Path) -> None:
@@ -147,23 +166,20 @@ class Opener:
         manifest = parse_manifest(answer.raw, answer.media_type)
         for layer in getattr(manifest, "layers", ()):
             if layer.annotations.get(DATA_LAYER) == descriptor.digest:
-                await self._save(tocs, layer, 0, layer.size, section, b"")
+                await self._save(self._registry.blob(tocs, layer.digest, layer.size), 0, layer.size, section, b"")
                 return
         raise NotLazy(Reason.NOT_LAZY_FORMAT, f"image {tocs} has no TOC for layer {descriptor.digest}")
 
-    async def _save(
-        self, reference: Reference, descriptor: Descriptor, start: int, end: int, section: Path, rest: bytes
-    ) -> None:
+    async def _save(self, blob: Blob, start: int, end: int, section: Path, rest: bytes) -> None:
         """Write blob bytes [start, end) and then `rest` to a file, without holding them in memory."""
         if end - start + len(rest) > TOC_COMPRESSED:
             raise NotLazy(
                 Reason.LIMIT,
-                f"the TOC of layer {descriptor.digest} has {end - start + len(rest)} compressed bytes; "
+                f"the TOC in blob {blob.digest} has {end - start + len(rest)} compressed bytes; "
                 f"the limit is {TOC_COMPRESSED}",
             )
         async with await trio.open_file(section, "wb") as file:
             if end > start:
-                blob = self._registry.blob(reference, descriptor.digest, descriptor.size)
                 async with blob.open_range(start, end - start) as body:
                     async for piece in body:
                         self._count_bytes(blob.serving, len(piece))

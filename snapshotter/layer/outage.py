@@ -6,9 +6,15 @@ from dataclasses import dataclass
 import trio
 
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 2.0
+"""A read that waits alone finds out so soon that its registry is back. Where many wait the breaker has one of them ask."""
+
 LAST_TRY_S = 5.0
 """What the last attempt gets, however late it begins."""
+
+PROGRESS_MIN = 16 << 10
+"""So many bytes behind the furthest that came so far put the deadline off. Each attempt begins at the beginning: one that
+breaks off always at the same place, or drips, would hold a reader for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,19 +23,20 @@ class OutagePolicy:
 
     wait_s: float
 
-    def pauses(self) -> "Pauses":
-        """The pauses between one read's attempts."""
-        return Pauses(self.wait_s)
+    def pauses(self, start: int) -> "Pauses":
+        """The pauses between one read's attempts; `start` is the offset in the blob at which it begins."""
+        return Pauses(self.wait_s, start)
 
 
 class Pauses:
     """Growing pauses that end at a deadline, which what arrives puts off."""
 
-    def __init__(self, wait_s: float) -> None:
+    def __init__(self, wait_s: float, start: int) -> None:
         self._wait_s = wait_s
         self._deadline = trio.current_time() + wait_s
         self._attempt = trio.CancelScope()
         self._next_s = FIRST_PAUSE_S
+        self._furthest = start
 
     def attempt(self) -> trio.CancelScope:
         """A scope for one attempt, which ends it at the deadline: a registry that hangs must not outlast the wait.
@@ -40,9 +47,10 @@ class Pauses:
         self._attempt = trio.CancelScope(deadline=last_try if self._wait_s else math.inf)
         return self._attempt
 
-    def progressed(self) -> None:
-        """Bytes have come: the wait begins anew."""
-        if self._wait_s:
+    def progressed(self, position: int) -> None:
+        """Bytes have come up to this offset in the blob: the wait begins anew if so many were not there before."""
+        if self._wait_s and position >= self._furthest + PROGRESS_MIN:
+            self._furthest = position
             self._deadline = self._attempt.deadline = trio.current_time() + max(self._wait_s, LAST_TRY_S)
 
     async def another(self) -> bool:

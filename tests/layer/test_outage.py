@@ -21,7 +21,7 @@ WAITING = replace(QUIET, fetch=replace(QUIET.fetch, on_outage="wait:1s"))
 def attempts_until_given_up(policy: OutagePolicy) -> tuple[int, float]:
     async def main() -> tuple[int, float]:
         started = trio.current_time()
-        pauses = policy.pauses()
+        pauses = policy.pauses(0)
         count = 1
         while await pauses.another():
             count += 1
@@ -37,19 +37,19 @@ def test_error_gives_up_after_one_attempt() -> None:
 def test_waiting_ends_at_its_deadline() -> None:
     attempts, waited_s = attempts_until_given_up(OutagePolicy(60.0))
     assert waited_s == pytest.approx(60.0)
-    assert 10 < attempts < 30
+    assert 10 < attempts < 40
 
 
-def end_of_attempt(pause_s: float, count: int, wait_s: float) -> float:
-    """When an attempt of 1000 s and more is cut off to which bytes come so often; infinite if it is not."""
+def end_of_attempt(pause_s: float, count: int, wait_s: float, piece: int = outage.PROGRESS_MIN) -> float:
+    """When an attempt of 1000 s and more is cut off to which pieces come so often; infinite if it is not."""
 
     async def main() -> float:
         started = trio.current_time()
-        pauses = OutagePolicy(wait_s).pauses()
+        pauses = OutagePolicy(wait_s).pauses(7)
         with pauses.attempt() as attempt:
-            for _ in range(count):
+            for number in range(count):
                 await trio.sleep(pause_s)
-                pauses.progressed()
+                pauses.progressed(7 + (number + 1) * piece)
             await trio.sleep(1000)
         return trio.current_time() - started if attempt.cancelled_caught else math.inf
 
@@ -62,6 +62,23 @@ def test_attempt_that_brings_nothing_ends_with_the_wait() -> None:
 
 def test_attempt_that_brings_something_goes_on() -> None:
     assert end_of_attempt(50.0, 10, 60.0) == pytest.approx(560.0)
+
+
+def test_attempt_that_brings_next_to_nothing_ends_with_the_wait() -> None:
+    assert end_of_attempt(1.0, 500, 60.0, piece=30) == pytest.approx(60.0)
+
+
+def test_attempts_that_all_break_at_one_place_end_with_the_wait() -> None:
+    async def main() -> float:
+        started = trio.current_time()
+        pauses = OutagePolicy(60.0).pauses(7)
+        while await pauses.another():
+            with pauses.attempt():
+                await trio.sleep(1)
+                pauses.progressed(7 + 3 * outage.PROGRESS_MIN)
+        return trio.current_time() - started
+
+    assert trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0)) < 130
 
 
 def test_attempt_without_a_wait_has_the_registrys_own_deadlines() -> None:

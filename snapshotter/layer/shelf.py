@@ -129,7 +129,9 @@ class Shelf:
             record = await self._renew(record)
         path = self.index_path(record)
         try:
-            index = Index.open(path)
+            # A torn one would be believed as a whole: its image would be written from it, with a hash that fits.
+            opening = partial(Index.open, path, check=self._store.after_power_loss)
+            index = await trio.to_thread.run_sync(opening)
         except (FormatError, OSError) as error:
             log.warning("layer %s: its index is built again: %s", record.layer_digest, error)
             await self._rebuild(record)

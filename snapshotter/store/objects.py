@@ -19,7 +19,7 @@ from pathlib import Path
 from snapshotter.config import CacheConfig
 from snapshotter.errors import StoreError
 from snapshotter.store.bounds import Bounds
-from snapshotter.store.cache_db import CacheDB
+from snapshotter.store.cache_db import CacheDB, Trust
 from snapshotter.store.disk import disk_errors
 from snapshotter.store.eviction import Evicted
 from snapshotter.store.full_disk import MADE_ROOM
@@ -74,6 +74,8 @@ class ObjectStore(Reading):
             self.place = content_place(root)
             objects, unproven = ObjectTree(root / "objects" / self.place), ObjectTree(root / "unproven")
             self._exact = db.exact and not (root / MADE_ROOM).exists()
+            # The machine stopped without a shutdown since the last daemon, or nothing is known of that.
+            self.after_power_loss = db.trust is not Trust.ALL
             distrust(objects, unproven, db)
             (root / MADE_ROOM).unlink(missing_ok=True)
             self._late = LateLinks(root / "late", self.place, objects, self._tally.lock_of, clock)

@@ -9,7 +9,9 @@ import trio.testing
 
 from snapshotter.errors import FailedPrecondition
 from snapshotter.format.index import INDEX_REVISION, Index
+from snapshotter.store import cache_db
 from snapshotter.store import state_snapshots as rows
+from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.state_snapshots import Kind, NewSnapshot
 from tests.doubles.layers import BuiltLayer, dir, file, layer
 from tests.doubles.memory_registry import MemoryRegistry
@@ -30,6 +32,27 @@ def test_a_damaged_index_is_built_again_at_start(tmp_path: Path) -> None:
         index.write_bytes(index.read_bytes()[:-7])
         registry.manifests.clear()
         async with world(tmp_path / "root", registry) as it:
+            (one,) = it.room.shelf.all()
+            assert await it.read(one, "d/0") == built.files["d/0"]
+
+    run(main)
+
+
+def test_an_index_that_a_power_loss_tore_inside_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, (built,) = MemoryRegistry(), layers(1)
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry) as it:
+            await it.pull(built)
+        # The last daemon of a boot that is over did not end in order.
+        CacheDB(tmp_path / "root" / "cache.db").begin()
+        (tmp_path / "boot_id").write_text("another boot\n")
+        monkeypatch.setattr(cache_db, "BOOT_ID", tmp_path / "boot_id")
+        (path,) = (tmp_path / "root" / "index").iterdir()
+        good = path.read_bytes()
+        path.write_bytes(good[: len(good) // 2] + bytes(len(good) - len(good) // 2))
+        async with world(tmp_path / "root", registry) as it:
+            assert path.read_bytes() == good
             (one,) = it.room.shelf.all()
             assert await it.read(one, "d/0") == built.files["d/0"]
 

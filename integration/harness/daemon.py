@@ -32,6 +32,7 @@ class Daemon:
         self.root = folder / "root"
         self.run_dir = folder.parent / "r"
         self.address = self.run_dir / "snapshotter.sock"
+        self.program: Sequence[str] = SNAPSHOTTER
         self._config = folder / "config.toml"
         self._settings = settings
         self.set_plane(plane)
@@ -62,7 +63,7 @@ class Daemon:
 
     def begin(self) -> None:
         """Start the process and wait for nothing."""
-        argv = [*SNAPSHOTTER, "serve", "--config", str(self._config)]
+        argv = [*self.program, "serve", "--config", str(self._config)]
         self._process = Process("snapshotter", argv, self.folder / "log", self._env)
 
     def stop(self, number: int = signal.SIGTERM) -> None:

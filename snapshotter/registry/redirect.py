@@ -56,8 +56,17 @@ def next_hop(current: httpx.URL, location: str | None) -> httpx.URL:
     return url
 
 
+# Where clouds answer with the credentials of the machine itself, beside link-local addresses: AWS over IPv6, Azure, Alibaba.
+_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "168.63.129.16", "100.100.100.200")))
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv4 addresses behind a translator, in their last four bytes (RFC 6052)."""
+
+
 class AddressCheck:
-    """Refuses link-local addresses: there, clouds keep the credentials of the machine itself."""
+    """Refuses link-local addresses, and the few others at which clouds keep the credentials of the machine itself.
+
+    Private addresses are not refused: many sites have their registry's storage there.
+    """
 
     def __init__(self, resolve: Resolve | None = None) -> None:
         """`resolve` maps a host name to addresses; by default the system's resolver."""
@@ -68,11 +77,11 @@ class AddressCheck:
         """Return if `url` may be followed. A name that does not resolve here may resolve at a proxy: it passes.
 
         Raises:
-            RegistryError: it names, or resolves to, a link-local address.
+            RegistryError: it names, or resolves to, such an address.
         """
         for address in await self._addresses(url.host):
-            if _is_link_local(address):
-                raise RegistryError(f"{what} leads to {url.host}, a link-local address: refused")
+            if _is_machines_own(address):
+                raise RegistryError(f"{what} leads to {url.host}, a link-local address or one like it: refused")
 
     async def _addresses(self, host: str) -> tuple[str, ...]:
         if _parsed(host) is not None:
@@ -108,8 +117,9 @@ def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
         return None
 
 
-def _is_link_local(address: str) -> bool:
+def _is_machines_own(address: str) -> bool:
     parsed = _parsed(address)
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
-    return parsed is not None and parsed.is_link_local
+    if isinstance(parsed, ipaddress.IPv6Address):
+        behind_nat64 = ipaddress.IPv4Address(parsed.packed[-4:]) if parsed in _NAT64 else None
+        parsed = parsed.ipv4_mapped or parsed.sixtofour or behind_nat64 or parsed
+    return parsed is not None and (parsed.is_link_local or parsed in _METADATA)

@@ -25,6 +25,10 @@ for _name in ("httpx", "httpcore"):
 # httpcore's own 64 KiB cost 0.73 s of CPU per GiB, these 0.29 s; and each piece costs every room above a round as well.
 httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = 256 << 10
 
+HEADERS_MAX = 100 << 10
+"""Bytes of an answer's status line and headers together."""
+httpcore.AsyncHTTP11Connection.MAX_INCOMPLETE_EVENT_SIZE = HEADERS_MAX
+
 # A connection idle for so long is closed; registries and load balancers keep theirs for one minute or more.
 _KEEPALIVE_S = 55.0
 # What is read of a body that nobody wants, to get the connection back.
@@ -189,7 +193,7 @@ async def _unless(
     listen: Callable[[], Awaitable[None]], client: httpx.AsyncClient, request: httpx.Request
 ) -> httpx.Response:
     """The response, if it comes before `listen` returns. Raises Returned, and as `client.send`."""
-    outcome: httpx.Response | httpx.HTTPError | None = None
+    outcome: httpx.Response | httpx.HTTPError | httpx.InvalidURL | None = None
 
     async def listening() -> None:
         await listen()
@@ -199,12 +203,12 @@ async def _unless(
         nursery.start_soon(listening)
         try:
             outcome = await client.send(request, stream=True)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             outcome = error
         nursery.cancel_scope.cancel()
     if outcome is None:
         raise Returned(f"{shown(request.url)}: no answer, and a server that was away is back")
-    if isinstance(outcome, httpx.HTTPError):
+    if isinstance(outcome, httpx.HTTPError | httpx.InvalidURL):
         raise outcome
     return outcome
 

@@ -97,6 +97,11 @@ def check(addresses: Sequence[str] | Exception, url: str) -> None:
         "http://[fe80::1]/",
         "http://[::ffff:169.254.169.254]/",
         "http://[::ffff:a9fe:a9fe]/x",
+        "http://[64:ff9b::a9fe:a9fe]/x",
+        "http://[2002:a9fe:a9fe::1]/x",
+        "http://[fd00:ec2::254]/latest/meta-data/",
+        "http://168.63.129.16/machine",
+        "http://[::ffff:100.100.100.200]/",
     ],
 )
 def test_a_link_local_address_is_refused(url: str) -> None:
@@ -108,6 +113,15 @@ def test_a_link_local_address_is_refused(url: str) -> None:
 def test_a_name_that_resolves_to_a_link_local_address_is_refused(address: str) -> None:
     with pytest.raises(RegistryError, match="link-local"):
         check(["203.0.113.1", address], "http://metadata.test/")
+
+
+@pytest.mark.parametrize("host", ["2852039166", "0xa9fea9fe", "169.254.43518", "169.16689662"])
+def test_a_link_local_address_written_in_another_way_is_refused(host: str) -> None:
+    async def work() -> None:
+        with pytest.raises(RegistryError, match="link-local"):
+            await AddressCheck().admit(httpx.URL(f"http://{host}/"), "blob x")
+
+    trio.run(work)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """TLS as the node trusts it, quiet logs, and a line of some length."""
 
 import logging
+import socket
 import ssl
 import subprocess
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -15,8 +18,8 @@ from snapshotter.registry.client import Registry
 from snapshotter.registry.hosts import Endpoint
 from snapshotter.registry.reference import parse_reference
 from snapshotter.registry.retry import RetryPolicy, Transient
-from snapshotter.registry.wire import fault_of
-from tests.doubles.registry import LoopbackRegistry
+from snapshotter.registry.wire import HEADERS_MAX, fault_of
+from tests.doubles.registry import LoopbackRegistry, digest_of
 from tests.doubles.relay import Relay
 from tests.registry.memory import Known
 
@@ -126,3 +129,31 @@ def test_a_relay_counts_and_a_cut_line_is_survived() -> None:
         assert relay.connections == 2
         assert relay.down > len(DATA)
         assert relay.up > 0
+
+
+def flood(listener: socket.socket, sent: list[int]) -> None:
+    """Answer one request with a header that has no end; how much of it was taken."""
+    connection, _ = listener.accept()
+    with connection, suppress(OSError):
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 206 Partial Content\r\nx-endless: ")
+        while sent[0] < 1 << 30:
+            sent[0] += connection.send(b"a" * (64 << 10))
+
+
+def test_an_answer_whose_headers_have_no_end_is_given_up_at_the_limit() -> None:
+    sent = [0]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=flood, args=(listener, sent))
+        thread.start()
+
+        async def main() -> None:
+            async with Registry(RegistryConfig(retries=0), credentials=Known(None)) as registry:
+                reference = parse_reference(f"127.0.0.1:{listener.getsockname()[1]}/a/b")
+                with pytest.raises(RegistryError):
+                    await registry.blob(reference, digest_of(DATA), len(DATA)).read_range(0, 10)
+
+        trio.run(main)
+        thread.join()
+    # What the kernel's buffers hold is taken by nobody.
+    assert HEADERS_MAX < sent[0] < 32 << 20

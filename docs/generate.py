@@ -1,4 +1,4 @@
-"""Write `configuration.md` and `cli.md` from the code: `python docs/generate.py [DIRECTORY]`.
+"""Write `configuration.md`, `cli.md` and `limits.md` from the code: `python docs/generate.py [DIRECTORY]`.
 
 What is generated is committed, so that it can be read where the code is; a test asserts that both agree.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from limits_page import limits_page
 
 from snapshotter.cli.main import snapshotter
 from snapshotter.config import DEFAULT_PATH, Config
@@ -108,11 +109,11 @@ def _every(
                 yield from _every(inner, (*path, name), context)
 
 
-PAGES = {"configuration.md": configuration, "cli.md": commands}
+PAGES = {"configuration.md": configuration, "cli.md": commands, "limits.md": limits_page}
 
 
 def generate(target: Path) -> None:
-    """Write both pages into the directory `target`."""
+    """Write the pages into the directory `target`."""
     for name, page in PAGES.items():
         (target / name).write_text(page(), encoding="utf-8")
 

@@ -1,8 +1,11 @@
-"""Every limit on what a layer may ask of the node, in one table.
+"""Every limit on what a layer may ask of the node, in one table; and, by name, those on what else strangers send.
 
 A layer beyond a limit is refused with a FormatError and containerd unpacks it the ordinary way, so the limits may be
-generous: they bound memory and time, they do not judge taste. Sizes are bytes.
+generous: they bound memory and time, they do not judge taste. Sizes are bytes. `docs/limits.md` is made of this module.
 """
+
+from enum import StrEnum
+from typing import NamedTuple
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -61,3 +64,108 @@ ID_MAX = (1 << 32) - 2
 DEVICE_MAJOR = (1 << 12) - 1
 DEVICE_MINOR = (1 << 20) - 1
 """Linux device numbers: 12 and 20 bits."""
+
+
+class Sender(StrEnum):
+    """Who sends what a limit bounds."""
+
+    REGISTRY = "registry"
+    NODE = "node"
+    CLIENT = "client"
+    SITE = "site"
+    CONVERTER = "converter"
+
+
+class Elsewhere(NamedTuple):
+    """A limit of a room that does not import this module: where it stands, and what it bounds."""
+
+    sender: Sender
+    module: str
+    name: str
+    bounds: str
+
+
+ELSEWHERE = (
+    Elsewhere(
+        Sender.REGISTRY, "registry.manifest", "MANIFEST_MAX", "A manifest or an index of manifests, as in containerd."
+    ),
+    Elsewhere(Sender.REGISTRY, "registry.manifest", "LAYERS_MAX", "Layers of an image: overlayfs stacks no more."),
+    Elsewhere(Sender.REGISTRY, "layer.manifests", "INDEX_DEPTH", "Indexes inside of indexes that are followed."),
+    Elsewhere(Sender.REGISTRY, "registry.wire", "HEADERS_MAX", "Status line and headers of an answer together."),
+    Elsewhere(Sender.REGISTRY, "registry.challenge", "HEADER_MAX", "What is read of one WWW-Authenticate header."),
+    Elsewhere(Sender.REGISTRY, "registry.auth", "_ANSWER_MAX", "The answer of a token server."),
+    Elsewhere(
+        Sender.REGISTRY, "registry.auth", "KEPT", "Repositories of which it is remembered what they want for a token."
+    ),
+    Elsewhere(Sender.REGISTRY, "registry.exchange", "_ERROR_MAX", "What is read of the body of an error."),
+    Elsewhere(Sender.REGISTRY, "registry.knock", "ANSWER_MAX", "What is read of the answer to a first knock."),
+    Elsewhere(Sender.REGISTRY, "registry.wire", "_DISCARD_MAX", "What is read of a body that nobody wants."),
+    Elsewhere(
+        Sender.REGISTRY,
+        "registry.blob",
+        "PIECE_MAX",
+        "One piece of a blob on its way; a blob is never in memory as a whole.",
+    ),
+    Elsewhere(
+        Sender.REGISTRY, "registry.retry", "PROGRESS_MIN", "What must come within a read timeout: less is no answer."
+    ),
+    Elsewhere(
+        Sender.REGISTRY,
+        "registry.redirect",
+        "HOPS_MAX",
+        "Redirects of one request that are followed, none to a link-local address.",
+    ),
+    Elsewhere(
+        Sender.REGISTRY, "registry.reference", "NAME_MAX", "Host and repository of a reference together, in characters."
+    ),
+    Elsewhere(Sender.NODE, "format.footer", "KNOWN_MAX", "The first answer of a layer, which holds footer and TOC."),
+    Elsewhere(
+        Sender.NODE,
+        "layer.opening",
+        "TAILS_HELD",
+        "Such answers in memory at once; beyond it TOCs go to the disk as they come.",
+    ),
+    Elsewhere(Sender.NODE, "layer.toc_pool", "WORKERS", "TOCs that are read, or images that are written, at once."),
+    Elsewhere(
+        Sender.NODE,
+        "layer.toc_worker",
+        "MEMORY_MAX",
+        "Memory of a process that reads a TOC; the kernel ends it first if the node has less.",
+    ),
+    Elsewhere(
+        Sender.NODE, "layer.room", "TOC_JOB_TIMEOUT_S", "Time for reading a TOC, and for writing an image of it."
+    ),
+    Elsewhere(
+        Sender.NODE,
+        "layer.sink",
+        "MEMORY_CHUNK_MAX",
+        "A chunk that is served from memory while the disk takes nothing.",
+    ),
+    Elsewhere(Sender.NODE, "layer.memory_chunks", "BYTES_MAX", "Such chunks that are kept for their next readers."),
+    Elsewhere(Sender.NODE, "store.writer", "MEMORY_LIMIT", "A chunk that is gathered in memory and not in a file."),
+    Elsewhere(Sender.NODE, "layer.counters", "HOSTS_MAX", "Registry hosts that are counted one by one."),
+    Elsewhere(
+        Sender.CLIENT, "service.server", "_MESSAGE_LIMIT", "One message to or from the socket, as in containerd."
+    ),
+    Elsewhere(
+        Sender.CLIENT,
+        "service.call_threads",
+        "PATIENCE_S",
+        "How long a client may take to send a request or to read a message.",
+    ),
+    Elsewhere(Sender.CLIENT, "service.mounts", "OPTIONS_MAX", "Options of a mount: one page."),
+    Elsewhere(Sender.CLIENT, "metrics.server", "CONNECTIONS_MAX", "Connections to the address of the metrics."),
+    Elsewhere(Sender.SITE, "registry.hosts_toml", "FILE_MAX", "A hosts.toml."),
+    Elsewhere(Sender.SITE, "registry.hosts_toml", "_URL_MAX", "An address in it, in characters."),
+    Elsewhere(
+        Sender.SITE,
+        "registry.certs_d",
+        "HOSTS_KEPT",
+        "Registries of which it is remembered what their hosts.toml says.",
+    ),
+    Elsewhere(Sender.SITE, "registry.helper_program", "ANSWER_MAX", "What a credential helper prints."),
+    Elsewhere(Sender.CONVERTER, "image.ends", "DOCUMENT_MAX", "A configuration or manifest."),
+    Elsewhere(Sender.CONVERTER, "format.tar_entries", "_EXTENSION_MAX", "An extension header of a tar."),
+    Elsewhere(Sender.CONVERTER, "image.convert", "_INDEX_DEPTH", "Indexes inside of indexes that are followed."),
+)
+"""The rest of the table."""

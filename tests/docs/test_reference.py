@@ -14,7 +14,7 @@ from tests.cli.test_help import every_command
 
 TOP = Path(__file__).parents[2]
 DOCS = TOP / "docs"
-PAGES = ("configuration.md", "cli.md")
+PAGES = ("configuration.md", "cli.md", "limits.md")
 WRITTEN = (TOP / "README.md", DOCS / "operations.md")
 
 

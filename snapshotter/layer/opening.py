@@ -12,6 +12,7 @@ import trio
 
 from snapshotter.errors import NotLazy, Reason, SnapshotterError, reason_of
 from snapshotter.format.footer import (
+    TAIL_MIN,
     Flavor,
     Footer,
     first_tail_size,
@@ -35,6 +36,10 @@ EXTERNAL_SUFFIX = "-esgztoc"
 
 _OTHER_BYTES = frozenset({Reason.NOT_LAZY_FORMAT, Reason.TOC_MISMATCH, Reason.TOC_INVALID})
 """What bytes that are not the layer's may come to."""
+
+TAILS_HELD = 256 << 20
+"""Bytes of the tails of blobs that are held in memory at once, of all images together. Beyond them a layer's footer is asked for
+alone, and its TOC goes to the disk as it comes: one request more, and an image of many large layers takes no memory from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +97,15 @@ class Opener:
         self._pool = pool
         self._root = root
         self._count_bytes = count_bytes
+        self._held = 0
 
     async def open(
         self, reference: Reference, descriptor: Descriptor, anchor: Anchor, *, allow_unverified: bool
     ) -> Opened:
         """Fetch footer and TOC of a layer, verify, and build its index.
+
+        What the manifest promises and the bytes do not keep is fetched once more: the wire or one mirror may be at fault, and
+        a layer that is unpacked instead stays so.
 
         Raises NotLazy with the reason; nothing of a failed attempt stays on disk.
         """
@@ -142,9 +151,28 @@ class Opener:
         self, reference: Reference, descriptor: Descriptor, blob: Blob, section: Path
     ) -> Footer:
         known = await trio.to_thread.run_sync(self._known_tails, reference.name)
-        tail_size = first_tail_size(descriptor.size, known)
-        tail_start = descriptor.size - tail_size
-        tail = await blob.read_range(tail_start, tail_size)
+        with self._tail_size(descriptor.size, known) as tail_size:
+            tail_start = descriptor.size - tail_size
+            tail = await blob.read_range(tail_start, tail_size)
+            return await self._rest(reference, descriptor, section, blob, tail)
+
+    @contextmanager
+    def _tail_size(self, blob_size: int, known: list[tuple[int, int]]) -> Iterator[int]:
+        """How many bytes of the tail to ask for; while they are held, they count."""
+        size = first_tail_size(blob_size, known)
+        if self._held + size > TAILS_HELD:
+            size = min(blob_size, TAIL_MIN)
+        self._held += size
+        try:
+            yield size
+        finally:
+            self._held -= size
+
+    async def _rest(
+        self, reference: Reference, descriptor: Descriptor, section: Path, blob: Blob, tail: bytes
+    ) -> Footer:
+        """The footer in a tail; what the tail lacks of the TOC is fetched."""
+        tail_start = descriptor.size - len(tail)
         self._count_bytes(blob.serving, len(tail))
         footer = parse_footer(tail, descriptor.size)
         if footer.flavor is Flavor.EXTERNAL:

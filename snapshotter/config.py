@@ -182,6 +182,22 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeOverConfig:
+    """What happens to running containers while no daemon serves them."""
+
+    abort_after_s: int = _key(
+        900,
+        count(0, 604800),
+        "How long readers wait for a daemon that has ended before the keeper aborts the FUSE connection; 0: for ever.",
+    )
+    resend: bool = _key(
+        True,
+        BOOL,
+        "Have the kernel send again what a dead daemon had in hand (Linux 6.9); off: as on kernels that cannot.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """What the daemon says on standard error."""
 
@@ -211,6 +227,7 @@ class Config:
     registry: RegistryConfig = RegistryConfig()
     containerd: ContainerdConfig = ContainerdConfig()
     metrics: MetricsConfig = MetricsConfig()
+    take_over: TakeOverConfig = TakeOverConfig()
     log: LogConfig = LogConfig()
 
     @property

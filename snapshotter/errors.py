@@ -235,6 +235,10 @@ class PlaneError(SnapshotterError):
     exit_code = 50
 
 
+class TakeOverRefused(PlaneError):
+    """The FUSE connection of an earlier daemon cannot be served by this one."""
+
+
 class WaiterKilled(PlaneError):
     """A process that waited for a file was killed: it is let go."""
 

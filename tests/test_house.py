@@ -15,6 +15,7 @@ BELOW = {
     "config": {"errors"},
     "request": set[str](),
     "api": set[str](),
+    "keeper": {"errors"},
     "format": OPEN,
     "registry": OPEN,
     "store": OPEN,
@@ -26,7 +27,7 @@ BELOW = {
     "image": OPEN | {"layer", "format", "registry", "store", "api", "containerd"},
     "doctor": OPEN | {"plane", "layer", "format", "registry", "store", "api", "containerd"},
     "cli": OPEN | {"image", "doctor", "layer", "format", "registry", "store", "api", "containerd"},
-    "daemon": OPEN | {"service", "plane", "layer", "format", "registry", "store", "api", "containerd", "metrics"},
+    "daemon": OPEN | {"service", "plane", "layer", "format", "registry", "store", "api", "containerd", "metrics", "keeper"},
 }
 # Commands that are the daemon, or do its work while there is none: the only arrows between the two upper rooms.
 DAEMON_COMMANDS = (PACKAGE / "cli" / "serve.py", PACKAGE / "cli" / "teardown.py")

@@ -48,7 +48,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("version", "pid", "started_at_ns", "plane", "plane_reason", "root", "run_dir", "address", "mountpoint", "session", "snapshots", "layers_lazy", "layers_failed", "fetched_demand", "fetched_prefetch", "fetched_background", "integrity_failures", "read_errors", "cache_used", "cache_quota", "cache_free", "problems", "fuse_requests")
+    __slots__ = ("version", "pid", "started_at_ns", "plane", "plane_reason", "root", "run_dir", "address", "mountpoint", "session", "snapshots", "layers_lazy", "layers_failed", "fetched_demand", "fetched_prefetch", "fetched_background", "integrity_failures", "read_errors", "cache_used", "cache_quota", "cache_free", "problems", "fuse_requests", "take_overs", "keeper_pid", "containers_to_restart")
     class FuseRequestsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,9 @@ class StatusResponse(_message.Message):
     CACHE_FREE_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     FUSE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    TAKE_OVERS_FIELD_NUMBER: _ClassVar[int]
+    KEEPER_PID_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_TO_RESTART_FIELD_NUMBER: _ClassVar[int]
     version: str
     pid: int
     started_at_ns: int
@@ -102,7 +105,10 @@ class StatusResponse(_message.Message):
     cache_free: int
     problems: _containers.RepeatedScalarFieldContainer[str]
     fuse_requests: _containers.ScalarMap[str, int]
-    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., plane: _Optional[str] = ..., plane_reason: _Optional[str] = ..., root: _Optional[str] = ..., run_dir: _Optional[str] = ..., address: _Optional[str] = ..., mountpoint: _Optional[str] = ..., session: _Optional[int] = ..., snapshots: _Optional[int] = ..., layers_lazy: _Optional[int] = ..., layers_failed: _Optional[int] = ..., fetched_demand: _Optional[int] = ..., fetched_prefetch: _Optional[int] = ..., fetched_background: _Optional[int] = ..., integrity_failures: _Optional[int] = ..., read_errors: _Optional[int] = ..., cache_used: _Optional[int] = ..., cache_quota: _Optional[int] = ..., cache_free: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ..., fuse_requests: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    take_overs: int
+    keeper_pid: int
+    containers_to_restart: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., plane: _Optional[str] = ..., plane_reason: _Optional[str] = ..., root: _Optional[str] = ..., run_dir: _Optional[str] = ..., address: _Optional[str] = ..., mountpoint: _Optional[str] = ..., session: _Optional[int] = ..., snapshots: _Optional[int] = ..., layers_lazy: _Optional[int] = ..., layers_failed: _Optional[int] = ..., fetched_demand: _Optional[int] = ..., fetched_prefetch: _Optional[int] = ..., fetched_background: _Optional[int] = ..., integrity_failures: _Optional[int] = ..., read_errors: _Optional[int] = ..., cache_used: _Optional[int] = ..., cache_quota: _Optional[int] = ..., cache_free: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ..., fuse_requests: _Optional[_Mapping[str, int]] = ..., take_overs: _Optional[int] = ..., keeper_pid: _Optional[int] = ..., containers_to_restart: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LayersRequest(_message.Message):
     __slots__ = ()

@@ -10,13 +10,14 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -24,9 +25,13 @@ from snapshotter import __version__
 from snapshotter.config import Config
 from snapshotter.daemon import logs, preflight
 from snapshotter.daemon.calls import CallTimes
+from snapshotter.daemon.custody import Custody, Inherited
 from snapshotter.daemon.ending import TORN_DOWN, Ending
+from snapshotter.daemon.last_words import LastWords
 from snapshotter.daemon.notify import Notifier
-from snapshotter.errors import SnapshotterError
+from snapshotter.daemon.planes import Handover, serve_fuse
+from snapshotter.daemon.standby import stand_by
+from snapshotter.errors import SnapshotterError, TakeOverRefused
 from snapshotter.layer.room import LayerRoom, assemble
 from snapshotter.plane.erofs.probing import probe
 from snapshotter.plane.probe import PlaneChoice, choose_plane, read_facts
@@ -50,6 +55,11 @@ STOP_GRACE_S = 3.0
 
 CLOSE_TIMEOUT_S = 5.0
 
+LOCK_WAIT_S = 5.0
+"""So long the locks of a process may last that is dying: its memory is given back before them."""
+
+PROOF_OF_LIFE_S = 10.0
+
 log = logging.getLogger(__name__)
 
 
@@ -64,14 +74,16 @@ class Ground:
     retries: RetryCounts
 
 
-def run(config: Config) -> int:
+def run(config: Config, *, standby: bool = False) -> int:
     """Run the daemon until a signal or a teardown ends it; return its exit code.
+
+    `standby`: while another daemon has these directories, wait for its end and take over then.
 
     Raises:
         SnapshotterError: it could not start, or lost what it cannot do without.
     """
+    environment = dict(os.environ)
     logs.set_up(config.log)
-    faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # the stacks of all threads, for a daemon that seems to hang
     notifier = Notifier()
     preflight.check_root(os.geteuid())
@@ -80,18 +92,42 @@ def run(config: Config) -> int:
     with ExitStack() as undo:
         preflight.own_directory(config.root, "root")
         preflight.own_directory(config.run_dir, "run_dir")
-        undo.callback(RootLock(config.root).release)
-        undo.callback(preflight.lock_run_dir(config).release)
+        if standby:
+            stand_by(config, notifier)
+        undo.callback(RootLock(config.root, wait_s=LOCK_WAIT_S).release)
+        undo.callback(preflight.lock_run_dir(config, wait_s=LOCK_WAIT_S).release)
         # Before anything is mounted: a start that must fail leaves nothing behind.
         check_address(config.socket)
-        plane = choose_plane(config.plane, read_facts(), partial(probe, config.root, config.run_dir))
-        for warning in plane.warnings:
-            log.warning("%s", warning)
-        log.info("version %s, plane %s (%s), root %s", __version__, plane.plane, plane.reason, config.root)
+        last_words = LastWords(config.run_dir)
+        custody = Custody(config, notifier)
+        inherited = custody.take()
+        # A connection that is there is served first: its readers wait.
+        plane = None if inherited else find_plane(config)
+        log.info("version %s, root %s", __version__, config.root)
         try:
-            return trio.run(serve, config, plane, notifier)
+            return trio.run(serve, config, plane, notifier, custody, inherited, last_words)
         except BaseExceptionGroup as group:
-            raise _plain(group) from None
+            error = _plain(group)
+            if isinstance(error, TakeOverRefused):
+                _begin_anew(custody, error, environment)
+            last_words.error(error)
+            raise error from None
+
+
+def find_plane(config: Config) -> PlaneChoice:
+    """Try which plane runs here, and tell the log. Raises PlaneError."""
+    plane = choose_plane(config.plane, read_facts(), partial(probe, config.root, config.run_dir))
+    for warning in plane.warnings:
+        log.warning("%s", warning)
+    log.info("plane %s (%s)", plane.plane, plane.reason)
+    return plane
+
+
+def _begin_anew(custody: Custody, error: TakeOverRefused, environment: Mapping[str, str]) -> NoReturn:
+    """Give the old connection up and start once more: pyfuse3 serves one connection in the life of a process."""
+    log.error("the FUSE connection of the daemon before cannot be taken over, a fresh one is mounted: %s", error)
+    custody.drop()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def _plain(group: BaseExceptionGroup) -> BaseException:
@@ -105,47 +141,55 @@ def _plain(group: BaseExceptionGroup) -> BaseException:
     return error
 
 
-async def serve(config: Config, plane: PlaneChoice, notifier: Notifier) -> int:
-    """Start everything, wait for the end, stop everything. The caller holds the locks."""
+async def serve(
+    config: Config,
+    plane: PlaneChoice | None,
+    notifier: Notifier,
+    custody: Custody,
+    inherited: Inherited | None,
+    last_words: LastWords,
+) -> int:
+    """Start everything, wait for the end, stop everything. The caller holds the locks. `plane`: None if not tried yet."""
     ending = Ending()
     started_at_ns = time.time_ns()
     async with AsyncExitStack() as undo:
         notifier.status("opening the cache; after a power loss every file in it is looked at")
-        ground = await lay_ground(config, undo)
+        ground = await lay_ground(config, undo, inherited.record.session if inherited else None)
         async with trio.open_nursery() as nursery:
             await nursery.start(ending.end_on_signal)
             notifier.status("bringing layers back from disk")
             local = _local_content(config, undo)
-            room = assemble(
-                nursery,
-                config,
-                config.root,
-                ground.state,
-                ground.store,
-                ground.registry,
-                local,
-                with_metadata_images=plane.backing is not None,
-            )
-            await room.start(nursery)
-            kernel = await _serve_kernel(nursery, config, ground, room, ending)
+            room = assemble(nursery, config, config.root, ground.state, ground.store, ground.registry, local)
+            await room.restore()
+            handover = Handover(custody, inherited, last_words, ground.session)
+            kernel = await serve_fuse(nursery, config, ground.state, handover, ground.store.place, room, ending)
+            if plane is None:
+                plane = await trio.to_thread.run_sync(find_plane, config)
+            room.images.with_metadata_images = plane.backing is not None
+            room.start(nursery)
             with ExitStack() as listening:
-                stop = await listen(config, ground, room, ending, plane, kernel, started_at_ns)
+                stop = await listen(config, ground, room, ending, plane, kernel, handover, started_at_ns)
                 listening.callback(stop, 0.0)
                 if notifier.watchdog_s is not None:
                     nursery.start_soon(_show_life, notifier, notifier.watchdog_s)
+                nursery.start_soon(_prove_life, last_words)
                 notifier.ready(f"{len(room.shelf.all())} lazy layers")
                 log.info("serving on %s: %d lazy layers", config.socket, len(room.shelf.all()))
                 await ending.wait()
+                kernel.in_hand.clean()
                 notifier.stopping()
                 await trio.to_thread.run_sync(stop, STOP_GRACE_S)
             nursery.cancel_scope.cancel()
+    if ending.exit_code == TORN_DOWN:
+        custody.drop()
     log.info("stopped; %s", "everything is unmounted" if ending.exit_code == TORN_DOWN else "mounts stay in place")
     return ending.exit_code
 
 
-async def lay_ground(config: Config, undo: AsyncExitStack) -> Ground:
-    """Open what is on disk; what it pushes on `undo` closes it again, the last opened first."""
-    state, session = await trio.to_thread.run_sync(open_with_room, config.root, partial(_open_state, config.root))
+async def lay_ground(config: Config, undo: AsyncExitStack, session: int | None) -> Ground:
+    """Open what is on disk; what it pushes on `undo` closes it again, the last opened first. `session`: None for a new one."""
+    opening = partial(_open_state, config.root, session)
+    state, number = await trio.to_thread.run_sync(open_with_room, config.root, opening)
     undo.callback(state.close)
 
     def open_store() -> ObjectStore:
@@ -157,14 +201,14 @@ async def lay_ground(config: Config, undo: AsyncExitStack) -> Ground:
     policy = RetryPolicy(config.registry.retries)
     registry = Registry(config.registry, config.fetch.connections_per_host, policy=policy)
     undo.push_async_callback(_close_registry, registry)
-    return Ground(state, store, registry, session, policy.counts)
+    return Ground(state, store, registry, number, policy.counts)
 
 
-def _open_state(root: Path) -> tuple[State, int]:
-    """Return the open state and the number of the session that begins: the first write, for which there must be room."""
+def _open_state(root: Path, session: int | None) -> tuple[State, int]:
+    """Return the open state and the session's number; that of a new one is the first write, for which there must be room."""
     state = State(root / "state.db")
     try:
-        return state, state.next_session()
+        return state, state.next_session() if session is None else session
     except BaseException:
         state.close()
         raise
@@ -189,13 +233,10 @@ async def _close_registry(registry: Registry) -> None:
         await registry.aclose()
 
 
-async def _serve_kernel(
-    nursery: trio.Nursery, config: Config, ground: Ground, room: LayerRoom, ending: Ending
-) -> "KernelSide":
-    """Mount, and answer the kernel from now on. Raises PlaneError."""
-    from snapshotter.daemon.planes import serve_fuse
-
-    return await serve_fuse(nursery, config, ground.state, ground.session, ground.store.place, room, ending)
+async def _prove_life(last_words: LastWords) -> None:
+    """A daemon that served so long did not die of what the ones before had in hand."""
+    await trio.sleep(PROOF_OF_LIFE_S)
+    last_words.live()
 
 
 async def listen(
@@ -205,6 +246,7 @@ async def listen(
     ending: Ending,
     plane: PlaneChoice,
     kernel: "KernelSide",
+    handover: Handover,
     started_at_ns: int,
 ) -> Callable[[float], None]:
     """Answer containerd and the commands from now on; return what stops that, given the seconds of grace."""
@@ -212,6 +254,7 @@ async def listen(
     from snapshotter.daemon.node import Identity, Node
     from snapshotter.daemon.planes import build_plane
     from snapshotter.daemon.services import build_services
+    from snapshotter.daemon.stranded import StrandedContainers
     from snapshotter.service.bridge import Bridge
     from snapshotter.service.directories import SnapshotDirectories
 
@@ -220,7 +263,8 @@ async def listen(
     lazy = await trio.to_thread.run_sync(
         build_plane, config, plane, ground.session, room, kernel.gate, directories, bridge.call
     )
-    identity = Identity(plane.plane, plane.reason, ground.session, started_at_ns)
+    identity = Identity(plane.plane, plane.reason, ground.session, started_at_ns, kernel.take_overs)
+    stranded = StrandedContainers(config.run_dir)
     activity = Activity(room, ground.state, kernel.gate, kernel.operations, ground.session, bridge)
     node = Node(
         config,
@@ -233,6 +277,8 @@ async def listen(
         lazy.failures,
         activity,
         ground.registry.credential_problems,
+        handover.custody,
+        stranded,
     )
     calls = CallTimes() if config.metrics.address else None
     observe = calls.observe if calls else None

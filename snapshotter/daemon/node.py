@@ -9,7 +9,9 @@ from snapshotter import __version__
 from snapshotter.config import Config
 from snapshotter.daemon import inventory
 from snapshotter.daemon.activity import Activity
+from snapshotter.daemon.custody import Custody
 from snapshotter.daemon.ending import TORN_DOWN, Ending
+from snapshotter.daemon.stranded import StrandedContainers
 from snapshotter.daemon.teardown import teardown
 from snapshotter.daemon.verification import Verification
 from snapshotter.layer.housekeeping import unnamed
@@ -47,6 +49,8 @@ class Identity:
     plane_reason: str
     session: int
     started_at_ns: int
+    take_overs: int = 0
+    """How many daemons have taken the FUSE connection over, this one included."""
 
 
 class Node:
@@ -64,6 +68,8 @@ class Node:
         plane_failures: Callable[[], Mapping[int, str]],
         activity: Activity,
         credential_problems: Callable[[], Mapping[str, str]],
+        custody: Custody,
+        stranded: StrandedContainers,
     ) -> None:
         """`plane_failures` are layers by number that the plane serves another way, and why; `credential_problems` by server."""
         self._config = config
@@ -76,6 +82,8 @@ class Node:
         self._plane_failures = plane_failures
         self._activity = activity
         self._credential_problems = credential_problems
+        self._custody = custody
+        self._stranded = stranded
         self.lasting_problems: list[str] = []
         """Sentences about what went wrong at the start, shown until the end."""
 
@@ -112,6 +120,9 @@ class Node:
             cache_free=self._free()[0],
             fuse_requests=dict(self._activity.fuse_requests),
             problems=tuple(self.problems()),
+            take_overs=self.identity.take_overs,
+            keeper_pid=self._custody.keeper_pid,
+            containers_to_restart=tuple(str(one) for one in self._stranded.present()),
         )
 
     def _free(self) -> tuple[int, int]:
@@ -123,6 +134,13 @@ class Node:
         """What an admin should look at, a sentence each."""
         yield from self.lasting_problems
         yield from self._room.housekeeping.problems()
+        for one in self._stranded.present():
+            yield (
+                f"container {one} stands on a FUSE connection that was lost: it reads only what it has read before or what "
+                "is in the cache; start it again"
+            )
+        if not self._custody.keeper_pid:
+            yield "there is no keeper: if the daemon ended now, running containers would lose their layers"
         for number, why in sorted(self._room.shelf.broken().items()):
             yield f"layer {number} could not be mounted again: {why}; remove its image and pull it again"
         for number, why in sorted(self._plane_failures().items()):

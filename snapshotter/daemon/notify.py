@@ -1,8 +1,12 @@
 """Telling systemd how the daemon is: sd_notify(3) in plain Python, since one datagram is all there is to it."""
 
 import os
+import select
 import socket
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
+
+BARRIER_S = 2.0
+"""The manager answers in milliseconds; one that does not know the message never does."""
 
 
 class Notifier:
@@ -34,7 +38,33 @@ class Notifier:
         """A sign of life, due every `watchdog_s`."""
         self._send("WATCHDOG=1")
 
-    def _send(self, state: str) -> None:
+    def store(self, name: str, fd: int) -> None:
+        """Have the manager hold `fd` under `name` and give it to the next process of this unit.
+
+        What was held under that name is given up; the manager takes nothing where the unit does not allow it.
+        """
+        self.forget(name)
+        self._send(f"FDSTORE=1\nFDNAME={name}", (fd,))
+
+    def forget(self, name: str) -> None:
+        """Have the manager close what it holds under `name`."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def settle(self, timeout_s: float = BARRIER_S) -> None:
+        """Return once the manager has done what it was told so far, or after `timeout_s`. Source: sd_notify(3), BARRIER=1."""
+        if not self._address:
+            return
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._send("BARRIER=1", (theirs,))
+        finally:
+            os.close(theirs)
+        poll = select.poll()
+        poll.register(ours, 0)
+        poll.poll(timeout_s * 1000)
+        os.close(ours)
+
+    def _send(self, state: str, fds: Sequence[int] = ()) -> None:
         if not self._address:
             return
         # A leading "@" stands for the abstract name space, whose names begin with NUL.
@@ -42,7 +72,7 @@ class Notifier:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
             manager.setblocking(False)
             try:
-                manager.sendto(state.encode(), address)
+                socket.send_fds(manager, [state.encode()], fds, 0, address)
             except OSError:
                 # A manager that is gone or whose queue is full must not end the daemon; it would say so itself.
                 return

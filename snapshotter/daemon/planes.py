@@ -1,32 +1,43 @@
 """The planes put together: what the kernel asks of this process, and what the service is given for it."""
 
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from snapshotter import __version__
 from snapshotter.config import Config
+from snapshotter.daemon.custody import Custody, Inherited
 from snapshotter.daemon.ending import Ending
-from snapshotter.errors import PlaneError
+from snapshotter.daemon.gate_numbers import EXTRA_NUMBERS, GateNumbers
+from snapshotter.daemon.last_words import LastWords, report
+from snapshotter.daemon.stranded import StrandedContainers
+from snapshotter.daemon.users import find_users
+from snapshotter.errors import PlaneError, TakeOverRefused
 from snapshotter.layer.room import LayerRoom
 from snapshotter.plane.erofs.gate import Gate
-from snapshotter.plane.erofs.mounting import Backing, ErofsMounts
+from snapshotter.plane.erofs.mounting import EROFS_MOUNTS, Backing, ErofsMounts
 from snapshotter.plane.erofs.plane import ErofsPlane
 from snapshotter.plane.erofs.probing import clear_trial
-from snapshotter.plane.fuse.kernel import open_connection
+from snapshotter.plane.fuse.in_hand import InHand, Request
+from snapshotter.plane.fuse.inodes import INODE_REVISION
+from snapshotter.plane.fuse.kernel import Connection, open_connection
 from snapshotter.plane.fuse.operations import LayerOperations
 from snapshotter.plane.fuse.plane import MOUNT_NAME, Call, FusePlane
+from snapshotter.plane.fuse.record import RECORD_REVISION, SessionRecord
+from snapshotter.plane.fuse.redelivery import refuse, resend, sweep
 from snapshotter.plane.fuse.session import FuseSession
 from snapshotter.plane.probe import PlaneChoice
 from snapshotter.service.directories import SnapshotDirectories
 from snapshotter.store.state import State
 
-EROFS_MOUNTS = "e"
-"""Directory in the run directory: names of its mounts stand in every overlay, and must be short."""
-
 ATTACH_SLACK_S = 10.0
 """The layer room keeps its own deadline and says what it waited for; so much later it is cut off without a word."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,8 @@ class KernelSide:
 
     gate: Gate
     operations: LayerOperations
+    in_hand: InHand
+    take_overs: int
 
     @property
     def requests(self) -> Mapping[str, int]:
@@ -47,32 +60,96 @@ class KernelSide:
         return self.operations.failures
 
 
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What a daemon that begins has from the ones before it, and leaves to the next. `inherited`: None on a fresh mount."""
+
+    custody: Custody
+    inherited: Inherited | None
+    last_words: LastWords
+    session: int
+
+
 async def serve_fuse(
-    nursery: trio.Nursery, config: Config, state: State, session: int, place: str, room: LayerRoom, ending: Ending
+    nursery: trio.Nursery, config: Config, state: State, handover: Handover, place: str, room: LayerRoom, ending: Ending
 ) -> KernelSide:
-    """Mount, and answer the kernel from now on.
+    """Mount, or take a mount over, and answer the kernel from now on.
 
     Raises:
+        TakeOverRefused: the connection cannot be taken over; it is untouched.
         PlaneError: the kernel refused.
     """
-    connection = await trio.to_thread.run_sync(open_connection, config.run_dir / MOUNT_NAME)
-    # The mount is a fresh one: the kernel knows no file of the gate.
-    await trio.to_thread.run_sync(state.begin_mount)
-    gate = Gate(room.contents, state, nursery, place, open_waits=room.waits)
+    inherited = handover.inherited
+    convicted = handover.last_words.convicted(inherited.away_ms if inherited else None)
+    in_hand = handover.last_words.begin()
+    if inherited is None:
+        connection, record = await trio.to_thread.run_sync(_mount, config, state, handover.session)
+    else:
+        connection, record = inherited.connection, inherited.record.taken_over()
+    extra_numbers = config.run_dir / EXTRA_NUMBERS
+    gate = Gate(room.contents, GateNumbers(state, extra_numbers), nursery, place, open_waits=room.waits)
     await gate.load()
-    operations = LayerOperations(room.shelf, session, config.root, gate=gate)
-    fuse = FuseSession(connection, operations, session, __version__)
-    await fuse.handshake()
+    operations = LayerOperations(room.shelf, handover.session, config.root, gate=gate, in_hand=in_hand)
+    fuse = FuseSession(connection, operations)
+
+    def redeliver(fd: int) -> None:
+        _redeliver(fd, convicted, connection, handover.session, resends=config.take_over.resend)
+
+    try:
+        await fuse.handshake(
+            record, partial(handover.custody.keep, connection.fd), redeliver if inherited else lambda _: None
+        )
+    except PlaneError as error:
+        if inherited is not None:
+            raise TakeOverRefused(str(error)) from error
+        raise
 
     async def answer(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
-            await fuse.serve(task_status=task_status)
+            await fuse.serve(handover.session, fresh=inherited is None, task_status=task_status)
         except* PlaneError:
             if not ending.unmounting:
                 raise
 
     await nursery.start(answer)
-    return KernelSide(gate, operations)
+    handover.custody.serving()
+    nursery.start_soon(handover.custody.watch)
+    if inherited is not None:
+        log.info("took over the FUSE connection of version %s (take-over %d)", record.version, record.take_overs)
+    return KernelSide(gate, operations, in_hand, record.take_overs)
+
+
+def _mount(config: Config, state: State, session: int) -> tuple[Connection, SessionRecord]:
+    """A fresh mount, on which the kernel knows no file of the gate. Blocking. Raises PlaneError, StoreError."""
+    StrandedContainers(config.run_dir).add(find_users(config.run_dir, config.root))
+    connection = open_connection(config.run_dir / MOUNT_NAME)
+    state.begin_mount()
+    (config.run_dir / EXTRA_NUMBERS).unlink(missing_ok=True)
+    record = SessionRecord(
+        RECORD_REVISION,
+        INODE_REVISION,
+        session,
+        connection.init,
+        b"",
+        connection.device,
+        str(connection.mount_point),
+        __version__,
+    )
+    return connection, record
+
+
+def _redeliver(fd: int, convicted: Collection[Request], connection: Connection, session: int, *, resends: bool) -> None:
+    """Have what the daemon before had in hand asked again. On the loop: nothing is served before."""
+    if resends and resend(fd):
+        if convicted:
+            report(convicted, refuse(fd, convicted))
+        return
+    fresh_name = connection.mount_point / str(session) / f"newest-{time.monotonic_ns()}"
+    count = sweep(fd, fresh_name)
+    if count is None:
+        log.warning("this kernel does not send again what the daemon before had in hand: who waits for that hangs")
+    else:
+        log.info("%d requests that the daemon before had in hand were answered with ESTALE, to be asked again", count)
 
 
 def build_plane(

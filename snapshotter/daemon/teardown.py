@@ -6,10 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from snapshotter.config import Config
-from snapshotter.daemon.planes import EROFS_MOUNTS
 from snapshotter.daemon.preflight import lock_run_dir
 from snapshotter.daemon.users import find_users
-from snapshotter.plane.erofs.mounting import Backing, ErofsMounts
+from snapshotter.plane.erofs.mounting import EROFS_MOUNTS, Backing, ErofsMounts
 from snapshotter.plane.erofs.probing import clear_trial
 from snapshotter.plane.fuse.kernel import detach_ours
 from snapshotter.plane.mounts import mounts_below

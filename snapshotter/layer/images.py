@@ -94,11 +94,9 @@ class Images:
         state: State,
         config: LazyConfig,
         share: str,
-        *,
-        with_metadata_images: bool = False,
     ) -> None:
-        """`with_metadata_images`: layers will be mounted as EROFS, so their images are written with their indexes."""
-        self._with_metadata_images = with_metadata_images
+        self.with_metadata_images = False
+        """Layers will be mounted as EROFS, so their images are written with their indexes."""
         self._nursery = nursery
         self._manifests = manifests
         self._opener = opener
@@ -212,7 +210,7 @@ class Images:
         await trio.to_thread.run_sync(self._state.add_source, record.number, source.reference, source.manifest_digest)
         layer = await self._shelf.attach(record, source)
         self._fill.begin(layer)
-        if self._with_metadata_images:
+        if self.with_metadata_images:
             # Beside those of the image's other layers. The plane waits for it, and without it goes through FUSE.
             self._shelf.metadata_images.begin(record)
         return layer

@@ -25,7 +25,9 @@ from snapshotter.layer.toc_pool import TocPool
 from snapshotter.layer.waits import Waits
 from snapshotter.registry.client import Registry
 from snapshotter.request import AttachedLayer, LayerRequest
+from snapshotter.store.disk import disk_errors
 from snapshotter.store.objects import ObjectStore
+from snapshotter.store.real_directory import real_directory
 from snapshotter.store.state import State
 
 TOC_JOB_TIMEOUT_S = 120.0
@@ -97,9 +99,12 @@ class LayerRoom:
         if numbers:
             self.state.touch_layers(numbers, self.shelf.touch(numbers))
 
-    async def start(self, nursery: trio.Nursery) -> None:
-        """Bring back every recorded layer from disk, then begin what runs in the background. Needs no network."""
+    async def restore(self) -> None:
+        """Bring back every recorded layer from disk. Needs no network."""
         await self.shelf.restore()
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Begin what runs in the background."""
         nursery.start_soon(self.pool.serve)
         nursery.start_soon(self.fill.run)
         nursery.start_soon(self.housekeeping.run)
@@ -115,15 +120,17 @@ def assemble(
     store: ObjectStore,
     registry: Registry,
     local: LocalContent | None = None,
-    *,
-    with_metadata_images: bool = False,
 ) -> LayerRoom:
     """Join the parts; starts nothing. `nursery` is where fetches run, and must outlive every reader.
 
-    `local` is asked for manifests before the registry is. `with_metadata_images`: as for `Images`.
+    `local` is asked for manifests before the registry is.
+
+    Raises:
+        StoreError: a directory below `root` cannot be used, or is a link to somewhere else.
     """
     for name in DIRECTORIES:
-        (root / name).mkdir(mode=0o700, exist_ok=True)
+        with disk_errors(f"use {root / name}"):
+            real_directory(root / name)
     for left_over in (root / "tocs").glob("section-*"):
         left_over.unlink(missing_ok=True)
     counters, waits, gates = Counters(), Waits(), Gates()
@@ -155,7 +162,6 @@ def assemble(
         state,
         config.lazy,
         config.cache.share,
-        with_metadata_images=with_metadata_images,
     )
     housekeeping = Housekeeping(store, shelf, manifests, state, config.cache, counters)
     contents = Contents(shelf, store, counters)

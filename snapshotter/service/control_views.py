@@ -44,6 +44,9 @@ class StatusView:
     cache_free: int
     fuse_requests: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    take_overs: int = 0
+    keeper_pid: int = 0
+    containers_to_restart: tuple[str, ...] = ()
 
 
 class LayerState(IntEnum):

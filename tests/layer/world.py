@@ -116,9 +116,10 @@ async def world(
                 state,
                 store,
                 registry,  # type: ignore[arg-type]
-                with_metadata_images=with_metadata_images,
             )
-            await room.start(nursery)
+            room.images.with_metadata_images = with_metadata_images
+            await room.restore()
+            room.start(nursery)
             yield World(room, registry, state, store, root, nursery)
             nursery.cancel_scope.cancel()
     finally:

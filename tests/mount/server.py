@@ -18,9 +18,10 @@ import trio
 from pyfuse3 import EntryAttributes, RequestContext
 
 from snapshotter.plane.erofs.gate import Gate
-from snapshotter.plane.fuse.inodes import Fixed, Numbers
-from snapshotter.plane.fuse.kernel import open_connection
+from snapshotter.plane.fuse.inodes import INODE_REVISION, Fixed, Numbers
+from snapshotter.plane.fuse.kernel import Connection, open_connection
 from snapshotter.plane.fuse.operations import LayerOperations
+from snapshotter.plane.fuse.record import RECORD_REVISION, SessionRecord
 from snapshotter.plane.fuse.session import FuseSession
 from tests.doubles.gate import MemoryNumbers
 from tests.mount import torture
@@ -110,16 +111,30 @@ class Server:
         return None
 
 
+def a_record(connection: Connection, session_number: int) -> SessionRecord:
+    return SessionRecord(
+        RECORD_REVISION,
+        INODE_REVISION,
+        session_number,
+        connection.init,
+        b"",
+        connection.device,
+        str(connection.mount_point),
+        "test",
+    )
+
+
 async def serve(mount_point: Path, state_dir: Path, session_number: int) -> None:
     async with trio.open_nursery() as nursery:
         server = Server(session_number, state_dir, nursery)
         await server.gate.load()
         operations = Counting(server.shelf, session_number, state_dir, gate=server.gate)
         server.requests = operations.requests
-        session = FuseSession(open_connection(mount_point), operations, session_number, "test")
-        record = await session.handshake()
-        await nursery.start(session.serve)
-        say({"ready": record.device})
+        connection = open_connection(mount_point)
+        session = FuseSession(connection, operations)
+        await session.handshake(a_record(connection, session_number), lambda _: None)
+        await nursery.start(partial(session.serve, session_number, fresh=True))
+        say({"ready": connection.device})
         lines = trio.lowlevel.FdStream(sys.stdin.fileno())
         pending = b""
         async for piece in lines:

@@ -13,6 +13,7 @@ ESTALE if that failed.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,8 +21,6 @@ import trio
 
 from snapshotter.errors import SnapshotterError, StoreError, WaiterKilled
 from snapshotter.layer.waits import Waits
-from snapshotter.plane.fuse.complaints import Complaints
-from snapshotter.plane.fuse.inodes import GATE_FILE
 
 PATIENCE_S: Final = 1.5
 KILL_CHECK_S: Final = 0.25
@@ -83,17 +82,7 @@ class Numbers(Protocol):
         """The files that have a number."""
 
     def add_gate_file(self, domain: str, name: str, size: int) -> GateFile:
-        """Give a file a number, on disk when this returns. Raises StoreError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unrecorded:
-    """A file whose number could not be written: the disk is full. A later process would not know it."""
-
-    number: int
-    domain: str
-    name: str
-    size: int
+        """Give a file a number that outlives this process. Raises StoreError."""
 
 
 @dataclass(slots=True)
@@ -136,8 +125,9 @@ class Gate:
         self._files: dict[tuple[str, str], GateFile] = {}
         self._by_number: dict[int, GateFile] = {}
         self._deliveries: dict[tuple[str, str], _Delivery] = {}
-        self._unrecorded = GATE_FILE
-        self._complaints = Complaints()
+        # Numbers are written one after the other anyway. Those of many who wait for one dead registry come all at once, and
+        # with more threads they kept others' reads waiting 0.8 s.
+        self._recorder = trio.CapacityLimiter(1)
 
     async def load(self) -> None:
         """Take over what is recorded. Raises StoreError."""
@@ -242,15 +232,8 @@ class Gate:
             delivery.ended.set()
 
     async def _give_inode(self, domain: str, name: str, size: int) -> GateFile:
-        try:
-            made = await trio.to_thread.run_sync(self._numbers.add_gate_file, domain, name, size)
-        except StoreError as error:
-            self._complaints.about("recording the number of a file that is served through FUSE", error)
-            if (known := self._files.get((domain, name))) is not None:
-                return known
-            # From the top: never a number that the state gives.
-            self._unrecorded -= 1
-            made = Unrecorded(self._unrecorded, domain, name, size)
+        record = partial(self._numbers.add_gate_file, domain, name, size)
+        made = await trio.to_thread.run_sync(record, limiter=self._recorder)
         if (domain, name) not in self._files and await self._contents.disputed(domain, name):
             raise _dispute(name)  # a layer that came meanwhile
         return self._remember(made)

@@ -29,7 +29,10 @@ from snapshotter.plane.mounts import (
     detach_all,
     mounts_below,
 )
+from snapshotter.store.real_directory import real_directory
 
+EROFS_MOUNTS: Final = "e"
+"""Directory in the run directory: names of its mounts stand in every overlay, and must be short."""
 PIECE: Final = 1 << 20
 FS_TYPE: Final = "erofs"
 FLAGS: Final = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
@@ -160,9 +163,10 @@ class ErofsMounts:
     def _mount(self, point: Path, image: Path) -> _Standing:
         """Mount `image` alone on `point`."""
         try:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
+            real_directory(self._directory)
             point.mkdir(mode=0o700, exist_ok=True)
             detach_all(point)
+            real_directory(point)
             mount_image(image, point, self._how, self._call)
             return _Standing(image, point.stat().st_dev)
         except OSError as error:
@@ -209,7 +213,12 @@ class ErofsMounts:
 
     def _remove_directories(self, kept: Mapping[int, _Standing]) -> None:
         try:
-            names = os.listdir(self._directory)
+            # Not through a link: what lies behind one is not ours to tidy.
+            fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                names = os.listdir(fd)
+            finally:
+                os.close(fd)
         except FileNotFoundError:
             return
         except OSError as error:

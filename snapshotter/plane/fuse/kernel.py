@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from snapshotter.errors import PlaneError
-from snapshotter.plane.fuse.protocol import parse_init_request
+from snapshotter.plane.fuse.protocol import MAX_MESSAGE, parse_init_request
 from snapshotter.plane.mounts import MS_NOATIME, MS_NODEV, MS_NOSUID, MS_RDONLY, detach, mount, mounts_on
 
 FS_TYPE: Final = "fuse.estargz"
@@ -22,7 +22,6 @@ READ_AHEAD_KIB: Final = 1024
 
 _DEVICE: Final = "/dev/fuse"
 _INIT_TIMEOUT_MS: Final = 5000
-_MAX_MESSAGE: Final = 1 << 21
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +61,13 @@ def open_connection(mount_point: Path) -> Connection:
     except BaseException:
         os.close(fd)
         raise
+
+
+def is_alive(fd: int) -> bool:
+    """Whether a FUSE connection still has a mount, or an overlay above one, that uses it."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return not poll.poll(0)
 
 
 def detach_ours(mount_point: Path) -> int:
@@ -116,6 +122,6 @@ def _read_init(fd: int) -> bytes:
     poll.register(fd, select.POLLIN)
     if not poll.poll(_INIT_TIMEOUT_MS):
         raise PlaneError("the kernel sent no INIT on the new FUSE connection")
-    init = os.read(fd, _MAX_MESSAGE)
+    init = os.read(fd, MAX_MESSAGE)
     parse_init_request(init)
     return init

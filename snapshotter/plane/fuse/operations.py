@@ -31,6 +31,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 from snapshotter.errors import SnapshotterError, WaiterKilled
 from snapshotter.plane.fuse.complaints import Complaints
 from snapshotter.plane.fuse.gate_tree import BLOCK_SIZE, INFINITE_S, GateTree
+from snapshotter.plane.fuse.in_hand import InHand
 from snapshotter.plane.fuse.inodes import Fixed, Inode, Numbers
 from snapshotter.plane.fuse.openers import Openers
 from snapshotter.plane.fuse.served import ServedGate, ServedLayer, ServedShelf
@@ -48,6 +49,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def _no_note(*_: object) -> int:
+    return 0
+
+
+def _no_wipe(_: int) -> None:
+    pass
+
+
 def translated(
     handler: Callable[Concatenate["LayerOperations", P], Awaitable[R]],
 ) -> Callable[Concatenate["LayerOperations", P], Coroutine[Any, Any, R]]:
@@ -56,6 +65,7 @@ def translated(
 
     async def guarded(self: "LayerOperations", /, *args: P.args, **kwargs: P.kwargs) -> R:
         self.requests[name] += 1
+        note = self._note(name, *args)
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:
@@ -70,6 +80,8 @@ def translated(
             self.failures[name] += 1
             self.complaints.about(name, error)
             raise FUSEError(errno.EIO) from None
+        finally:
+            self._wipe(note)
 
     functools.update_wrapper(guarded, handler)
     return guarded
@@ -98,8 +110,12 @@ class LayerOperations(pyfuse3.Operations):
         state_dir: Path,
         complaints: Complaints | None = None,
         gate: ServedGate | None = None,
+        in_hand: InHand | None = None,
     ) -> None:
+        """`in_hand` is told of each request before it is handled, and after."""
         super().__init__()
+        self._note: Callable[..., int] = _no_note if in_hand is None else in_hand.begin
+        self._wipe: Callable[[int], None] = _no_wipe if in_hand is None else in_hand.end
         self.requests: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.complaints = complaints or Complaints()

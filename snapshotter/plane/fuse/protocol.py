@@ -5,12 +5,39 @@ since neither libfuse 3.14 nor pyfuse3 lets us choose these. Everything here is 
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from snapshotter.errors import PlaneError
 
+OP_LOOKUP: Final = 1
+OP_FORGET: Final = 2
+OP_READ: Final = 15
+OP_GETXATTR: Final = 22
 OP_INIT: Final = 26
+OP_READDIR: Final = 28
+OP_INTERRUPT: Final = 36
+OP_BATCH_FORGET: Final = 42
+OP_READDIRPLUS: Final = 44
+OPCODES: Final[Mapping[str, int]] = {
+    "lookup": OP_LOOKUP,
+    "getattr": 3,
+    "readlink": 5,
+    "open": 14,
+    "read": OP_READ,
+    "statfs": 17,
+    "getxattr": OP_GETXATTR,
+    "listxattr": 23,
+    "opendir": 27,
+    "readdir": OP_READDIR,
+    "access": 34,
+}
+"""Of the requests that do something, by the handler's name. Source: linux/fuse.h."""
+
+MAX_MESSAGE: Final = 1 << 21
+"""The kernel refuses a read into less than one request of the agreed size (1 MiB and a header)."""
+
 PARALLEL_DIROPS: Final = 1 << 18
 """Without it the kernel holds one lock per directory over a LOOKUP, and those who wait for it cannot be killed.
 libfuse 3.14 asks for it and forgets it in the reply."""
@@ -54,6 +81,23 @@ class InitReply:
     congestion_threshold: int
     max_write: int
     max_pages: int
+
+
+def parse_in_header(message: bytes) -> tuple[int, int, int]:
+    """(opcode, unique, inode) of any request.
+
+    Raises:
+        PlaneError: it is shorter than a header.
+    """
+    if len(message) < _IN_HEADER.size:
+        raise PlaneError(f"the kernel sent a FUSE request of {len(message)} bytes")
+    _, opcode, unique, inode = _IN_HEADER.unpack_from(message)[:4]
+    return opcode, unique, inode
+
+
+def error_reply(unique: int, error: int) -> bytes:
+    """The answer that a request failed with an errno."""
+    return _OUT_HEADER.pack(_OUT_HEADER.size, -error, unique)
 
 
 def parse_init_request(message: bytes) -> InitRequest:

@@ -10,7 +10,8 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +20,11 @@ import trio
 
 from snapshotter.errors import PlaneError
 from snapshotter.plane.fuse import trio_shim
-from snapshotter.plane.fuse.inodes import INODE_REVISION
 from snapshotter.plane.fuse.kernel import Connection, answer_init, raise_read_ahead
 from snapshotter.plane.fuse.operations import READY_NAME
 from snapshotter.plane.fuse.protocol import parse_init_reply, patch_init_reply
+from snapshotter.plane.fuse.record import SessionRecord, check_agreement
 
-RECORD_REVISION: Final = 1
 MAX_TASKS: Final = 4096
 """Requests in hand at once. Each waiting reader of a dead registry holds one, and another layer's reader needs one."""
 
@@ -35,22 +35,6 @@ _OPEN_AND_CLOSE: Final = "import os, sys; os.close(os.open(sys.argv[1], os.O_RDO
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRecord:
-    """What a later process must know to serve the same connection; kept beside the descriptor."""
-
-    record_revision: int
-    inode_revision: int
-    session: int
-    init: bytes
-    reply: bytes
-    """The reply as the kernel got it: another libfuse must agree to the same."""
-    device: str
-    mount_point: str
-    version: str
-    """Of the daemon that mounted."""
-
-
 class FuseSession:
     """Serves one connection. pyfuse3 keeps its session in module globals, so there is one per process.
 
@@ -58,17 +42,24 @@ class FuseSession:
     stays as long as somebody holds the descriptor.
     """
 
-    def __init__(self, connection: Connection, operations: pyfuse3.Operations, session: int, version: str) -> None:
+    def __init__(self, connection: Connection, operations: pyfuse3.Operations) -> None:
         self._connection = connection
         self._operations = operations
-        self._session = session
-        self._version = version
 
-    async def handshake(self) -> SessionRecord:
-        """Make libfuse and the kernel agree and put the real descriptor in pyfuse3's hands; returns what to keep.
+    async def handshake(
+        self,
+        record: SessionRecord,
+        keep: Callable[[SessionRecord], None],
+        before: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Make libfuse and the kernel agree and put the real descriptor in pyfuse3's hands.
+
+        `record` is that of the connection; if it has a reply, the kernel goes by that one. `keep` is given the record
+        as it is now, before the kernel gets the reply: nothing may happen in between that only this process knows.
+        `before` is called with the descriptor once the kernel has the reply and nobody reads it yet.
 
         Raises:
-            PlaneError: libfuse or the kernel refused.
+            PlaneError: libfuse or the kernel refused, or this libfuse cannot serve the connection; it is untouched then.
         """
         trio_shim.install()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -76,34 +67,32 @@ class FuseSession:
             number = theirs.detach()
             # /dev/fd/N tells libfuse that the mount exists: it parses no options and never unmounts.
             pyfuse3.init(self._operations, f"/dev/fd/{number}", set())
-            reply = patch_init_reply(await _libfuse_reply(ours, self._connection.init), self._connection.init)
-        if not answer_init(self._connection.fd, reply):
-            log.info("the FUSE connection %s was initialised by an earlier process", self._connection.device)
-        os.dup2(self._connection.fd, number, inheritable=False)
-        os.set_blocking(number, False)
+            reply = patch_init_reply(await _libfuse_reply(ours, record.init), record.init)
+        if record.reply:
+            check_agreement(record.reply, reply)
+        keep(replace(record, reply=record.reply or reply))
+        fd = self._connection.fd
+        if not answer_init(fd, reply):
+            log.debug("the FUSE connection %s was initialised by an earlier process", self._connection.device)
+        os.set_blocking(fd, False)
+        before(fd)
+        os.dup2(fd, number, inheritable=False)
         raise_read_ahead(self._connection.device)
         agreed = parse_init_reply(reply)
         log.debug("FUSE flags %#x, max_background %d", agreed.flags, agreed.max_background)
-        return SessionRecord(
-            RECORD_REVISION,
-            INODE_REVISION,
-            self._session,
-            self._connection.init,
-            reply,
-            self._connection.device,
-            str(self._connection.mount_point),
-            self._version,
-        )
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answer requests until cancelled. Started once the kernel has learned that FLUSH need not be sent.
+    async def serve(
+        self, session: int, *, fresh: bool, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Answer requests until cancelled. On a `fresh` mount started once the kernel has learned that FLUSH need not be sent.
 
         Raises:
             PlaneError: the connection ended under us: somebody unmounted or aborted it.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._main)
-            await self._silence_flush()
+            if fresh:
+                await self._silence_flush(session)
             task_status.started()
 
     async def _main(self) -> None:
@@ -112,13 +101,13 @@ class FuseSession:
             f"the FUSE mount {self._connection.mount_point} was unmounted or its connection aborted; restart the daemon"
         )
 
-    async def _silence_flush(self) -> None:
+    async def _silence_flush(self, session: int) -> None:
         """Have one file opened and closed: the first FLUSH is answered by ENOSYS and the kernel sends no other.
 
         A waiter in FLUSH cannot be killed, and every close and every exit would send one. The process is exec'd with
         nothing inherited: the daemon never opens a path inside its own mount.
         """
-        path = self._connection.mount_point / str(self._session) / os.fsdecode(READY_NAME)
+        path = self._connection.mount_point / str(session) / os.fsdecode(READY_NAME)
         command = [sys.executable, "-I", "-S", "-c", _OPEN_AND_CLOSE, os.fspath(path)]
         with trio.move_on_after(_PROBE_TIMEOUT_S):
             done = await trio.run_process(

@@ -1,0 +1,171 @@
+"""Where the FUSE connection is kept besides this process: with the keeper, and with systemd where that holds descriptors.
+
+Both hold the same open descriptor and the same record. The keeper is asked first; it alone knows when to give up.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from snapshotter.config import Config
+from snapshotter.daemon import fd_store
+from snapshotter.daemon.notify import Notifier
+from snapshotter.errors import PlaneError
+from snapshotter.keeper import client
+from snapshotter.plane.fuse.kernel import Connection, is_alive
+from snapshotter.plane.fuse.plane import MOUNT_NAME
+from snapshotter.plane.fuse.record import SessionRecord, decode_record
+
+RETRY_S: Final = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """A FUSE connection that an earlier daemon left. `away_ms`: since its end; None: not known."""
+
+    connection: Connection
+    record: SessionRecord
+    away_ms: int | None
+
+
+class Custody:
+    """Gives the connection of an earlier daemon, and keeps ours for a later one. Blocking; one thread at a time."""
+
+    def __init__(self, config: Config, notifier: Notifier) -> None:
+        self._run_dir = config.run_dir
+        self._abort_after_s = config.take_over.abort_after_s
+        self._resend = config.take_over.resend
+        self._notifier = notifier
+        self._keeper: client.Keeper | None = None
+        self._kept: tuple[int, SessionRecord] | None = None
+        self._serving = False
+        self._stored = False  # whether the service manager holds the connection
+
+    @property
+    def keeper_pid(self) -> int:
+        """The keeper's process; 0: there is none."""
+        return self._keeper.pid if self._keeper else 0
+
+    def take(self) -> Inherited | None:
+        """What an earlier daemon left, if it can be served; else it is given up, which the log explains.
+
+        Raises:
+            PlaneError: another daemon has it.
+        """
+        self._keeper = client.Keeper.reach(self._run_dir)
+        kept = self._keeper.hello()
+        stored = fd_store.inherited()
+        self._stored = len(stored) == len(fd_store.NAMES)
+        try:
+            if kept is None:
+                kept = _from_store(stored)
+                if kept is not None:
+                    log.warning("the keeper is gone; the FUSE connection comes from the service manager's store")
+        finally:
+            for fd in stored.values():
+                os.close(fd)
+        if kept is None:
+            return None
+        try:
+            return self._checked(kept)
+        except PlaneError as error:
+            log.error("the FUSE connection of the daemon before cannot be taken over: %s", error)  # noqa: TRY400 (expected)
+            os.close(kept.fd)
+            self.drop()
+            return None
+
+    def _checked(self, kept: client.Kept) -> Inherited:
+        """Raises PlaneError."""
+        if not is_alive(kept.fd):
+            raise PlaneError("it has ended")
+        record = decode_record(kept.record)
+        mount_point = self._run_dir / MOUNT_NAME
+        if record.mount_point != str(mount_point):
+            raise PlaneError(f"it is mounted on {record.mount_point}, not on {mount_point}")
+        connection = Connection(kept.fd, record.init, record.device, mount_point)
+        return Inherited(connection, record, kept.away_ms)
+
+    def keep(self, fd: int, record: SessionRecord) -> None:
+        """Have the descriptor and the record kept from now on. Raises PlaneError: by nobody."""
+        self._kept = fd, record
+        self._put()
+        if self._stored:
+            # What is there says enough, and between taking it out and putting it back this process may die.
+            return
+        memory = fd_store.record_file(record.encode())
+        try:
+            self._notifier.store(fd_store.RECORD_NAME, memory)
+            self._notifier.store(fd_store.FUSE_NAME, fd)
+        finally:
+            os.close(memory)
+        self._notifier.settle()
+
+    def serving(self) -> None:
+        """The kernel has its INIT reply, and is answered. Raises PlaneError."""
+        self._serving = True
+        if self._keeper is not None:
+            self._keeper.ready()
+
+    def drop(self) -> None:
+        """Nobody shall take the connection over: once this process ends its readers get errors."""
+        self._kept = None
+        for name in fd_store.NAMES:
+            self._notifier.forget(name)
+        self._stored = False
+        try:
+            if self._keeper is not None:
+                self._keeper.drop()
+        except PlaneError as error:
+            log.warning("%s", error)
+
+    async def watch(self) -> None:
+        """Have another keeper whenever ours is gone."""
+        while True:
+            if self._keeper is not None:
+                await trio.lowlevel.wait_readable(self._keeper)
+            log.warning("the keeper is gone; another is started")
+            try:
+                await trio.to_thread.run_sync(self._replace)
+            except PlaneError as error:
+                log.error("no daemon could take over now: %s", error)  # noqa: TRY400 (expected)
+                await trio.sleep(RETRY_S)
+
+    def _replace(self) -> None:
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
+        keeper = client.Keeper.reach(self._run_dir)
+        old = keeper.hello()
+        if old is not None:
+            os.close(old.fd)
+        self._keeper = keeper
+        if self._kept is not None:
+            self._put()
+        if self._serving:
+            keeper.ready()
+
+    def _put(self) -> None:
+        if self._keeper is None or self._kept is None:
+            return
+        fd, record = self._kept
+        self._keeper.put(
+            fd,
+            record.encode(),
+            minor=int(record.device.partition(":")[2]),
+            deadline_s=self._abort_after_s,
+            resend=self._resend,
+            answered=self._serving,
+        )
+
+
+def _from_store(stored: dict[str, int]) -> client.Kept | None:
+    """What the service manager held: a copy of the descriptor, which stays open when that of the store is closed."""
+    fuse, record = stored.get(fd_store.FUSE_NAME), stored.get(fd_store.RECORD_NAME)
+    if fuse is None or record is None:
+        return None
+    return client.Kept(os.dup(fuse), fd_store.read_record(record), None)

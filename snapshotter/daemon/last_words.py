@@ -1,0 +1,71 @@
+"""What a daemon leaves behind when it dies, and what the next one makes of it.
+
+A fatal signal writes the stacks of all threads into `<run>/crash`, and so does an error that ends the daemon: it tells
+a crash from a kill, and the next start puts it into the log, where an admin finds it.
+"""
+
+import faulthandler
+import logging
+import time
+import traceback
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from snapshotter.plane.fuse.in_hand import DEATHS_NAME, IN_HAND_NAME, Deaths, InHand, Request, read_death
+
+CRASH_NAME: Final = "crash"
+LONGEST_SHOWN: Final = 16 << 10
+
+log = logging.getLogger(__name__)
+
+
+class LastWords:
+    """Reads what the daemon before left in `run_dir`, then begins to note for the next one."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Raises OSError."""
+        crash = run_dir / CRASH_NAME
+        try:
+            words = crash.read_text(errors="replace")
+        except OSError:
+            words = ""
+        self.crashed = bool(words.strip())
+        if self.crashed:
+            log.error("the daemon before crashed:\n%s", words[:LONGEST_SHOWN].rstrip())
+        crash.unlink(missing_ok=True)
+        self._file = crash.open("x")
+        crash.chmod(0o600)
+        faulthandler.enable(self._file)
+        self._notes = run_dir / IN_HAND_NAME
+        self._deaths = Deaths.load(run_dir / DEATHS_NAME)
+
+    def convicted(self, away_ms: int | None) -> frozenset[Request]:
+        """The requests of which the last daemons died, one after the other. `away_ms`: since the last one's end."""
+        died_ns = None if away_ms is None else time.monotonic_ns() - away_ms * 1_000_000
+        now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._deaths.add(read_death(self._notes, crashed=self.crashed, died_ns=died_ns, now_s=now_s))
+        return self._deaths.convicted()
+
+    def begin(self) -> InHand:
+        """The notes of this process. Raises OSError."""
+        return InHand(self._notes)
+
+    def live(self) -> None:
+        """This daemon serves: whatever the ones before died of is over."""
+        self._deaths.forget()
+
+    def error(self, error: BaseException) -> None:
+        """An error ends this daemon."""
+        traceback.print_exception(error, file=self._file)
+        self._file.flush()
+
+
+def report(convicted: Collection[Request], count: int) -> None:
+    """Tell the log of requests that were refused."""
+    log.error(
+        "%d requests were answered with an I/O error, because the last daemons died of them: %s. Please report this, with "
+        "the crash above it in this log",
+        count,
+        "; ".join(f"operation {one.opcode} on inode {one.inode:#x} ({one.argument:#x})" for one in sorted(convicted)),
+    )

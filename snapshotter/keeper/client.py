@@ -1,0 +1,209 @@
+"""The daemon's side: reach the keeper of a run directory or start one, take what it keeps, give it what to keep.
+
+Everything blocks for a few seconds at most.
+"""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import snapshotter
+from snapshotter.errors import PlaneError
+from snapshotter.keeper.messages import (
+    ANSWERED,
+    BUSY,
+    DONE,
+    DROP,
+    HELLO,
+    KEPT,
+    LOOK,
+    PUT,
+    READY,
+    RESEND,
+    SOCKET_NAME,
+    STATE,
+    WELCOME,
+    Message,
+    pack_kept,
+    peer,
+    receive,
+    send,
+    unpack_kept,
+)
+
+LOG_NAME: Final = "keeper.log"
+PATIENCE_S: Final = 5.0
+"""So long an answer may take, and a daemon that has just died may still seem to be there."""
+
+_PAUSE_S: Final = 0.002
+_FIRST: Final = 3
+"""Number of its first connection in a keeper that we start."""
+_PROGRAM: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from snapshotter.keeper.program import main; "
+    "main(sys.argv[2], *map(int, sys.argv[3:]))"
+)
+
+
+class Kept(NamedTuple):
+    """What a new daemon is given. The descriptor is the receiver's; `away_ms` is the time since the last daemon's end."""
+
+    fd: int
+    record: bytes
+    away_ms: int | None
+
+
+class KeeperState(NamedTuple):
+    """What a keeper says of itself. `daemon_pid` is 0 while no daemon has the connection."""
+
+    pid: int
+    daemon_pid: int
+    keeps: bool
+
+
+class Keeper:
+    """A connection to a keeper as the daemon's: it lasts as long as the daemon does."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._connection.settimeout(PATIENCE_S)
+
+    @classmethod
+    def reach(cls, run_dir: Path) -> Self:
+        """Connect to the keeper of `run_dir`, after starting one if there is none.
+
+        Raises:
+            PlaneError: none can be started.
+        """
+        connection = _connect(run_dir)
+        return cls(connection if connection is not None else _launch(run_dir))
+
+    @property
+    def pid(self) -> int:
+        """The keeper's process."""
+        return peer(self._connection)[0]
+
+    def fileno(self) -> int:
+        """The connection's descriptor: readable once the keeper is gone."""
+        return self._connection.fileno()
+
+    def hello(self) -> Kept | None:
+        """Be the daemon from now on; returns what an earlier one left, if anything.
+
+        Raises:
+            PlaneError: another daemon has the connection, or the keeper is gone.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            answer = self._ask(Message(HELLO))
+            if answer.kind == WELCOME:
+                if not answer.fds:
+                    return None
+                return Kept(answer.fds[0], unpack_kept(answer.payload)[1], answer.value)
+            if answer.kind != BUSY or time.monotonic() > deadline:
+                raise PlaneError(f"the keeper serves another daemon, process {answer.value}: stop that one")
+            time.sleep(_PAUSE_S)
+
+    def put(self, fd: int, record: bytes, *, minor: int, deadline_s: int, resend: bool, answered: bool) -> None:
+        """Have `fd` and `record` kept in place of what was. Raises PlaneError."""
+        flags = (RESEND if resend else 0) | (ANSWERED if answered else 0)
+        self._tell(Message(PUT, flags, deadline_s, pack_kept(minor, record), (fd,)))
+
+    def ready(self) -> None:
+        """Say that the kernel has its INIT reply and this daemon answers. Raises PlaneError."""
+        self._tell(Message(READY))
+
+    def drop(self) -> None:
+        """Have the keeper forget what it keeps. Raises PlaneError."""
+        self._tell(Message(DROP))
+
+    def state(self) -> KeeperState:
+        """What the keeper does. Raises PlaneError."""
+        answer = self._ask(Message(LOOK))
+        if answer.kind != STATE:
+            raise PlaneError("the keeper did not say what it does")
+        return KeeperState(self.pid, answer.value, bool(answer.flags & KEPT))
+
+    def close(self) -> None:
+        """Leave: for the keeper the daemon has ended."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _tell(self, message: Message) -> None:
+        answer = self._ask(message)
+        if answer.kind == BUSY:
+            raise PlaneError(f"the keeper serves another daemon, process {answer.value}")
+        if answer.kind != DONE:
+            raise PlaneError("the keeper did not do what it was told")
+
+    def _ask(self, message: Message) -> Message:
+        try:
+            send(self._connection, message)
+            answer = receive(self._connection)
+        except OSError as error:
+            raise PlaneError(f"the keeper does not answer: {error.strerror or error}") from error
+        if answer is None:
+            raise PlaneError("the keeper is gone")
+        return answer
+
+
+def find(run_dir: Path) -> Keeper | None:
+    """The keeper of `run_dir`, if there is one that lives; none is started."""
+    connection = _connect(run_dir)
+    return None if connection is None else Keeper(connection)
+
+
+def _connect(run_dir: Path) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    connection.settimeout(PATIENCE_S)
+    try:
+        connection.connect(os.fspath(run_dir / SOCKET_NAME))
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def keeper_argv(run_dir: Path) -> list[str]:
+    """The command of a keeper: the interpreter without site-packages, which it needs none of."""
+    package = Path(snapshotter.__file__).resolve().parent.parent
+    return [sys.executable, "-I", "-S", "-c", _PROGRAM, os.fspath(package), os.fspath(run_dir)]
+
+
+def _launch(run_dir: Path) -> socket.socket:
+    """Start a keeper in a session of its own, connected to us already. Its words go to `<run>/keeper.log`."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with theirs:
+            log = os.open(
+                run_dir / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
+            try:
+                os.posix_spawn(
+                    sys.executable,
+                    [*keeper_argv(run_dir), str(_FIRST)],
+                    os.environ,
+                    file_actions=[
+                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                        (os.POSIX_SPAWN_DUP2, log, 2),
+                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), _FIRST),
+                    ],
+                    setsid=True,
+                )
+            finally:
+                os.close(log)
+    except OSError as error:
+        ours.close()
+        raise PlaneError(f"cannot start the keeper: {error.strerror}") from error
+    return ours

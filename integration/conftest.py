@@ -1,7 +1,7 @@
 """What the tests with a real containerd share: one registry with the images, and nodes that start empty."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -119,8 +119,15 @@ def start_node(registry: Registry) -> Iterator[StartNode]:
     """Starts a fresh node with our snapshotter; its end is the test's."""
     with ExitStack() as undo:
 
-        def start(settings: Table = QUIET, *, plane: str = "auto", round_trip_s: float = 0.0, disk: int = 0) -> Node:
-            made = node(registry, settings=settings, plane=plane, round_trip_s=round_trip_s, disk=disk)
+        def start(
+            settings: Table = QUIET,
+            *,
+            plane: str = "auto",
+            round_trip_s: float = 0.0,
+            disk: int = 0,
+            environ: Mapping[str, str] | None = None,
+        ) -> Node:
+            made = node(registry, settings=settings, plane=plane, round_trip_s=round_trip_s, disk=disk, environ=environ)
             return undo.enter_context(made)
 
         yield start

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from integration.harness.leftovers import Traces, detach_mounts, kill_all, remov
 
 # The product refuses run directories longer than 20 bytes; "<temporary>/eXXXXXXXX/r" must fit.
 LONGEST_TEMPORARY = 8
+GONE_S = 10.0
 
 
 @contextmanager
@@ -46,7 +48,10 @@ class Scratch:
         self._unlink_shim_sockets()
         detach_mounts(self.folder)
         remove_cgroups(self.name)
-        left = self.traces.left()
+        # The kernel lets a loop device go a moment after the last who used its file system.
+        deadline = time.monotonic() + GONE_S
+        while (left := self.traces.left()) and time.monotonic() < deadline:
+            time.sleep(0.05)
         if left:
             message = f"the harness could not remove: {'; '.join(left)}; look at them, then delete {self.folder}"
             raise RuntimeError(message)

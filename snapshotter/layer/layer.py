@@ -124,6 +124,8 @@ class Layer:
         chunks = self.index.chunks(node, offset, size)
         identity = self._identity(node)
         memory = self._flights.kept.find(self.number, chunks)
+        if memory and not self._store.refuses(size):
+            memory = {}  # the disk takes it again: fetched once more, and kept from then on
         for attempt in range(ATTEMPTS):
             ready = await self._assemble(identity, chunks, offset, size, memory)
             if ready is not None:
@@ -223,6 +225,8 @@ class Layer:
                     try:
                         result += await self._disk.read(fd, chunk.file_offset + start, stop - start)
                     except StoreError as error:
+                        # Else it would be written to the same place, and read from there again.
+                        self._store.health.refused(error)
                         log.warning("chunk %d of a large file is fetched again: %s", chunk.ordinal, error)
                         await trio.to_thread.run_sync(_forget_chunk, partial, chunk.ordinal)
                         return None
@@ -230,6 +234,7 @@ class Layer:
 
     async def _drop_unreadable(self, digest: bytes, error: StoreError) -> None:
         """The disk does not give an object back: the network can."""
+        self._store.health.refused(error)
         log.warning("cached file %s is fetched again: %s", digest.hex(), error)
         await trio.to_thread.run_sync(self._store.drop_unreadable, self.domain, digest)
 

@@ -217,12 +217,11 @@ class ObjectStore(Reading):
             self._db.close()
 
     def usage(self) -> Usage:
-        """What the cache takes up, exactly; the first call counts all files.
-
-        Raises:
-            StoreError: the disk refused.
-        """
-        self._count()
+        """What the cache takes up, exactly; the first call counts all files. An estimate where the disk refuses that."""
+        try:
+            self._count()
+        except StoreError as error:
+            self.health.refused(error)
         self._placement.held.sweep()
         return self._tally.usage(self._placement.held.bytes)
 

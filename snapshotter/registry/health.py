@@ -1,7 +1,7 @@
 """Which servers answered last: one that did not is asked after the others for a while; and what each of them said."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import trio
@@ -29,6 +29,15 @@ class _Sick:
     due: float
 
 
+@dataclass(slots=True)
+class Knocking:
+    """One knock at a server, for all who want to know; `came` stays None if who made it was cancelled."""
+
+    began: float
+    ended: trio.Event = field(default_factory=trio.Event)
+    came: bool | None = None
+
+
 class Health:
     """Used on the trio thread. Nobody is left out for good: where all are sick, all are asked in their order."""
 
@@ -36,6 +45,8 @@ class Health:
         self._clock = clock
         self._sick: dict[str, _Sick] = {}
         self._asked: dict[str, None] = {}
+        self.knocks: dict[str, Knocking] = {}
+        """The newest of each server, by its base."""
 
     def ordered(self, items: Iterable[T], need: Callable[[T], Need]) -> list[T]:
         """Those in good health in their order, then the sick ones in theirs. One whose time is over has its own place again."""

@@ -11,7 +11,7 @@ import trio
 
 from snapshotter.errors import RegistryError
 from snapshotter.registry.auth import Need
-from snapshotter.registry.health import Health
+from snapshotter.registry.health import Health, Knocking
 from snapshotter.registry.hosts import Endpoint
 from snapshotter.registry.retry import Transient
 from snapshotter.registry.wire import Wire
@@ -52,7 +52,7 @@ def listener(wire: Wire, health: Health, asked: Need, others: Sequence[Need]) ->
         lost = health.is_sick(asked)
         await trio.sleep(SICK_S if lost else WELL_S)
         while True:
-            back = await _answering(wire, [asked, *others], one_will_do=lost)
+            back = await _answering(wire, health, [asked, *others], one_will_do=lost)
             for need in [asked] if back else [asked, *others]:
                 # Nobody is to find out by a request of his own.
                 if need not in back and not health.is_sick(need):
@@ -67,19 +67,41 @@ def listener(wire: Wire, health: Health, asked: Need, others: Sequence[Need]) ->
     return listen
 
 
-async def _answering(wire: Wire, needs: Sequence[Need], *, one_will_do: bool) -> list[Need]:
+async def _answering(wire: Wire, health: Health, needs: Sequence[Need], *, one_will_do: bool) -> list[Need]:
     """Those that answer a knock."""
     back: list[Need] = []
 
     async def ask(need: Need) -> None:
-        with suppress(Transient, RegistryError):
-            await knock(wire, need.endpoint, LONGEST_S)
+        if await _answers(wire, health, need):
             back.append(need)
             if one_will_do:
                 nursery.cancel_scope.cancel()
 
-    with trio.move_on_after(LONGEST_S):
-        async with trio.open_nursery() as nursery:
-            for need in needs:
-                nursery.start_soon(ask, need)
+    async with trio.open_nursery() as nursery:
+        for need in needs:
+            nursery.start_soon(ask, need)
     return back
+
+
+async def _answers(wire: Wire, health: Health, need: Need) -> bool:
+    """Whether a server answers a knock. Many may wait for it, who would take the loop and what is left of the server."""
+    base = need.endpoint.base
+    while (newest := health.knocks.get(base)) is not None and (
+        not newest.ended.is_set() or newest.began > trio.current_time() - EVERY_S
+    ):
+        await newest.ended.wait()
+        if newest.came is not None:
+            return newest.came
+    health.knocks = {other: one for other, one in health.knocks.items() if not one.ended.is_set()}
+    ours = health.knocks[base] = Knocking(trio.current_time())
+    try:
+        came = False
+        with trio.move_on_after(LONGEST_S), suppress(Transient, RegistryError):
+            await knock(wire, need.endpoint, LONGEST_S)
+            came = True
+        ours.came = came
+        return came
+    finally:
+        if ours.came is None and health.knocks.get(base) is ours:
+            del health.knocks[base]
+        ours.ended.set()

@@ -19,6 +19,7 @@ from tests.registry.servers import DATA, blob, serve
 SOON_S = 5.0
 """What the issue promises: a registry that is back is read from within this."""
 FAR_S = 1000.0
+MANY = 60
 
 
 class Away(Network):
@@ -160,5 +161,42 @@ def test_reader_that_is_cancelled_while_it_listens_leaves_nothing_behind() -> No
             asked = len(network.requests)
             await trio.sleep(100.0)
             assert len(network.requests) == asked
+
+    simulate(work)
+
+
+@pytest.mark.parametrize("refusing", [False, True])
+def test_of_many_who_wait_one_knocks_for_all_and_all_read_soon_after_the_return(refusing: bool) -> None:
+    away_s = 15.0
+    network = Away({"r.test": away_s}, refusing=refusing)
+
+    async def work() -> None:
+        async with registry(network, "r.test") as one, trio.open_nursery() as nursery:
+
+            async def reader(after_s: float) -> None:
+                await trio.sleep(after_s)
+                assert await read_at_last(one) < away_s + SOON_S
+
+            for number in range(MANY):
+                nursery.start_soon(reader, number / MANY)
+
+    simulate(work)
+    knocks = [request for request in network.requests if "range" not in request.headers]
+    assert len(knocks) <= (away_s + SOON_S) / EVERY_S
+
+
+def test_when_the_one_that_knocks_is_cancelled_another_goes_on() -> None:
+    network = Away({"r.test": 30.0})
+
+    async def work() -> None:
+        async with registry(network, "r.test") as one, trio.open_nursery() as nursery:
+            for number in range(MANY):
+                scope = trio.CancelScope(deadline=trio.current_time() + SICK_S + number / 3)
+                nursery.start_soon(read_within, one, scope)
+            assert await read_at_last(one) < 30.0 + SOON_S
+
+    async def read_within(one: Registry, scope: trio.CancelScope) -> None:
+        with scope:
+            await read_at_last(one)
 
     simulate(work)

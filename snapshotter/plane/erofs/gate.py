@@ -126,7 +126,7 @@ class Gate:
         self._by_number: dict[int, GateFile] = {}
         self._deliveries: dict[tuple[str, str], _Delivery] = {}
         # Numbers are written one after the other anyway. Those of many who wait for one dead registry come all at once, and
-        # with more threads they kept others' reads waiting 0.8 s.
+        # would take every thread.
         self._recorder = trio.CapacityLimiter(1)
 
     async def load(self) -> None:

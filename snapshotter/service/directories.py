@@ -50,7 +50,7 @@ class SnapshotDirectories:
         return self._root / str(snapshot_id) / "work"
 
     def create(self, snapshot_id: int, *, with_work: bool, owner: tuple[int, int] | None) -> None:
-        """Make the directories of a new snapshot, owned by `owner` (uid, gid); a failure leaves nothing.
+        """Make the directories of a new snapshot, owned by `owner` (uid, gid), on disk; a failure leaves nothing.
 
         Call it inside the transaction that gave the id: what already bears this number was left by a transaction
         that a crash undid.
@@ -67,6 +67,9 @@ class SnapshotDirectories:
                     os.chown(top / "fs", *owner, follow_symlinks=False)
                 if with_work:
                     self._make(top / "work", _WORK_MODE)
+                # The transaction's own fsync takes other names along on ext4 and XFS, but not on Btrfs.
+                for made in (top, self._root):
+                    _fsync(made)
             except OSError:
                 delete_tree(top)
                 raise
@@ -122,6 +125,14 @@ class SnapshotDirectories:
     def _make(path: Path, mode: int) -> None:
         path.mkdir(mode=mode)
         path.chmod(mode)
+
+
+def _fsync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @contextmanager

@@ -29,6 +29,18 @@ def test_what_an_undone_transaction_left_makes_room(tmp_path: Path) -> None:
     assert directories.owner(7) == (5, 6)
 
 
+def test_new_directories_are_on_the_disk_with_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, list[str]]] = []
+
+    def fsync(fd: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{fd}"), sorted(os.listdir(fd))))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    SnapshotDirectories(tmp_path / "snapshots").create(1, with_work=True, owner=None)
+    root = tmp_path / "snapshots"
+    assert sorted(synced) == [(str(root), ["1"]), (str(root / "1"), ["fs", "work"])]
+
+
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directories = SnapshotDirectories(tmp_path / "s")
 

@@ -15,6 +15,7 @@ from typing import Final
 from snapshotter.errors import PlaneError
 from snapshotter.plane.fuse.protocol import MAX_MESSAGE, parse_init_request
 from snapshotter.plane.mounts import MS_NOATIME, MS_NODEV, MS_NOSUID, MS_RDONLY, detach, mount, mounts_on
+from snapshotter.store.real_directory import real_directory
 
 FS_TYPE: Final = "fuse.estargz"
 READ_AHEAD_KIB: Final = 1024
@@ -46,7 +47,10 @@ def open_connection(mount_point: Path) -> Connection:
         PlaneError: no /dev/fuse, no permission, or the place is taken by another file system.
     """
     detach_ours(mount_point)
-    mount_point.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        real_directory(mount_point, 0o755, parents=True)
+    except OSError as error:
+        raise PlaneError(f"cannot mount on {mount_point}: {error.strerror}") from error
     try:
         fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:

@@ -20,6 +20,9 @@ from snapshotter.store.partial_files import (
 )
 from snapshotter.store.partial_map import MapState, Record, header, parse_map, record
 
+MapMark = tuple[int, int]
+"""(how often the map file was written anew, its bytes)"""
+
 # How much already present data one commit may hash to keep the running whole-file hash going.
 CATCH_UP = 16 << 20
 
@@ -40,6 +43,7 @@ class PartialFile:
         self._boot = boot
         self._lock = threading.Lock()  # guards everything below but the hash
         self._state = state
+        self._rewrites = 0
         self._left = len(state.present) - sum(state.present)
         self._fd = -1
         self._users = 0
@@ -244,23 +248,26 @@ class PartialFile:
                 self._append(Record.MISMATCH, 0)
             self._state.mismatch = True
 
-    def record_synced(self, end: int) -> None:
-        """A syncfs began after the map file had reached `end` and has ended: what was recorded up to there is safe.
+    def record_synced(self, mark: MapMark) -> None:
+        """A syncfs began after the map file had reached `mark` and has ended: what was recorded up to there is safe.
 
         Raises:
             OSError: the disk refused.
         """
+        rewrites, end = mark
         with self._lock:
-            if self._gone or not self._state.unsynced:
+            # In a map that was written anew meanwhile, the position may be behind a chunk that came after the syncfs.
+            if self._gone or not self._state.unsynced or rewrites != self._rewrites:
                 return
             newer = self._state.end > end
             self._append(Record.SYNCED, end)
             self._state.unsynced = newer
 
     @property
-    def map_end(self) -> int:
-        """Bytes of the map file; see `record_synced`."""
-        return self._state.end
+    def map_mark(self) -> MapMark:
+        """How far the map file has come; see `record_synced`. Takes no lock."""
+        # No lock, which may be held while the disk is written: `_rewrites` changes last, and is read first.
+        return self._rewrites, self._state.end
 
     @property
     def unsynced(self) -> bool:
@@ -371,3 +378,4 @@ class PartialFile:
         self._state.end = len(data)
         self._state.session = self._boot
         self._state.unsynced = True
+        self._rewrites += 1

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from snapshotter.errors import FormatError
 from snapshotter.store.identity import FileIdentity, encode_identity, partial_name
-from snapshotter.store.partial import PartialFile
+from snapshotter.store.partial import MapMark, PartialFile
 from snapshotter.store.partial_files import remove_files
 from snapshotter.store.partial_map import MAGIC, boot_tag
 from snapshotter.store.tree import DomainDirectories
@@ -155,19 +155,19 @@ class PartialSet:
             remove_files(self.directory(entry.domain), entry.name)
             return self._retire(key)
 
-    def begin_sync(self) -> list[tuple[str, PartialFile, int]]:
+    def begin_sync(self) -> list[tuple[str, PartialFile, MapMark]]:
         """What a syncfs that starts now will cover; hand it to `end_sync` afterwards."""
         with self._lock:
-            return [(domain, partial, partial.map_end) for (domain, _), partial in self._unsynced.items()]
+            return [(domain, partial, partial.map_mark) for (domain, _), partial in self._unsynced.items()]
 
-    def end_sync(self, covered: list[tuple[str, PartialFile, int]]) -> None:
+    def end_sync(self, covered: list[tuple[str, PartialFile, MapMark]]) -> None:
         """The syncfs has ended well.
 
         Raises:
             OSError: the disk refused a mark; the chunks stay unsynced.
         """
-        for domain, partial, end in covered:
-            partial.record_synced(end)
+        for domain, partial, mark in covered:
+            partial.record_synced(mark)
             with self._lock:
                 if not partial.unsynced:
                     self._unsynced.pop((domain, partial.name), None)

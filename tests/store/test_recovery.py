@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from snapshotter.errors import StateRevision
+from snapshotter.store import syncing
 from snapshotter.store.cache_db import CacheDB, Trust, read_boot_id
 from tests.store.content import (
     DOMAIN,
@@ -47,6 +48,29 @@ def test_killed_daemon_leaves_everything_trusted_on_the_same_boot(tmp_path: Path
         partial = store.partial(DOMAIN, LARGE_FILE)
         assert partial is not None
         assert partial.missing() == [2, 3, 4, 5, 6]
+
+
+def test_a_chunk_that_came_after_a_sync_whose_map_was_written_anew_meanwhile_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with killed(tmp_path) as store:
+        put(store, LARGE, LARGE_FILE, 0)
+        put(store, LARGE, LARGE_FILE, 1)
+
+        def during_the_sync(_fd: int) -> None:
+            partial = store.partial(DOMAIN, LARGE_FILE)
+            assert partial is not None
+            partial.forget([0, 1])
+            put(store, LARGE, LARGE_FILE, 2)
+
+        monkeypatch.setattr(syncing, "syncfs", during_the_sync)
+        store.sync()
+        assert store.dirty
+    spoil(next(tmp_path.glob("partial/*/*.data")), 2 * 16_384 + 5)
+    with opened(tmp_path, boot="boot 2") as store:
+        partial = store.partial(DOMAIN, LARGE_FILE)
+        assert partial is not None
+        assert not partial.present(2)
 
 
 def test_end_in_order_leaves_everything_trusted_on_another_boot(tmp_path: Path) -> None:

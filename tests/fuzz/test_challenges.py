@@ -36,7 +36,7 @@ TOKENS: Corpus[Any] = Corpus([
 ])  # fmt: skip
 
 
-@fuzzed(500)
+@fuzzed(50)
 @given(st.lists(mutated(HEADERS), min_size=1, max_size=3), st.sampled_from((1, 1, 1, 500)))
 def test_changed_headers_give_some_challenges_in_bounded_time(raw: list[bytes], times: int) -> None:
     with bounded(32 << 20):
@@ -66,7 +66,7 @@ def answers(challenge: str, location: str, token: bytes, status: int) -> Callabl
     return handler
 
 
-@fuzzed(200)
+@fuzzed(50)
 @given(
     mutated(HEADERS).map(printable),
     mutated(LOCATIONS).map(printable),

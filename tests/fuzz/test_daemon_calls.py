@@ -30,7 +30,7 @@ def test_any_calls_are_answered_by_a_daemon_that_goes_on() -> None:
         caller = Caller(undo.enter_context(grpc.insecure_channel(f"unix:{daemon.address}")))
         snapshots = Snapshots(caller)
 
-        @fuzzed(60)
+        @fuzzed(20)
         @given(st.lists(calls(CONTROL, ENDS_IT) | calls(SNAPSHOTS), min_size=1, max_size=8))
         def any_calls(series: list[Call]) -> None:
             try:

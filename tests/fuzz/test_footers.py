@@ -24,7 +24,7 @@ def check(footer: Footer, blob_size: int) -> None:
     assert footer.toc_raw_size is None or 0 <= footer.toc_raw_size <= TOC_RAW
 
 
-@fuzzed(300)
+@fuzzed(50)
 @given(mutated(Corpus(blob[-400:] for blob in BLOBS), spare=72), st.sampled_from((0, 1, 5000, 1 << 33, 1 << 62)))
 def test_changed_footer_points_into_the_blob_or_is_format_error(tail: bytes, before: int) -> None:
     size = len(tail) + before
@@ -35,7 +35,7 @@ def test_changed_footer_points_into_the_blob_or_is_format_error(tail: bytes, bef
     check(footer, size)
 
 
-@fuzzed(150)
+@fuzzed(50)
 @given(mutated(Corpus(BLOBS), spare=600))
 def test_changed_blob_gives_a_toc_of_bounded_size_or_format_error(blob: bytes) -> None:
     with bounded(8 << 20):
@@ -53,7 +53,7 @@ NUMBERS = st.sampled_from(BORDERS).map(str) | st.sampled_from(
 )
 
 
-@fuzzed(300)
+@fuzzed(50)
 @given(
     st.sampled_from(POSITIONS),
     st.lists(NUMBERS, min_size=1, max_size=5).map(":".join) | st.sampled_from(TEXTS) | st.text(max_size=30),

@@ -55,7 +55,7 @@ def files(draw: st.DrawFn) -> bytes:
     return data
 
 
-@fuzzed(400)
+@fuzzed(50)
 @given(files())
 def test_changed_text_gives_servers_or_an_error_that_names_the_file(data: bytes) -> None:
     with bounded(32 << 20):
@@ -76,7 +76,7 @@ def test_changed_text_gives_servers_or_an_error_that_names_the_file(data: bytes)
         assert entry.dial_timeout_s is None or 0 < entry.dial_timeout_s <= 86400
 
 
-@fuzzed(60)
+@fuzzed(20)
 @given(files(), st.sampled_from(HOSTS))
 def test_changed_file_on_disk_gives_endpoints_or_an_error_of_ours(data: bytes, host: str) -> None:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as top:

@@ -49,7 +49,7 @@ INDEX = {
 DOCUMENTS: Corpus[Any] = Corpus([MANIFEST, INDEX])
 
 
-@fuzzed(400)
+@fuzzed(50)
 @given(
     mutated_json(DOCUMENTS) | mutated(Corpus(json.dumps(one).encode() for one in DOCUMENTS)),
     st.sampled_from((None, *ACCEPTED, "x")),

@@ -28,7 +28,7 @@ DIGESTED = [
 ]
 
 
-@fuzzed(400)
+@fuzzed(50)
 @given(st.data(), st.sampled_from(Codec), st.integers(1, 5000))
 def test_changed_member_gives_pieces_within_bounds_or_format_error(
     data: st.DataObject, codec: Codec, step: int
@@ -50,7 +50,7 @@ def test_changed_member_gives_pieces_within_bounds_or_format_error(
             return
 
 
-@fuzzed(200)
+@fuzzed(50)
 @given(st.data(), st.sampled_from(Codec))
 def test_changed_member_as_a_whole_is_within_its_limit_or_format_error(data: st.DataObject, codec: Codec) -> None:
     with bounded(16 << 20):
@@ -82,7 +82,7 @@ def changed_payloads(draw: st.DrawFn) -> tuple[int, bytes]:
     return number, changed[:size].ljust(size, b"\0")
 
 
-@fuzzed(60)
+@fuzzed(20)
 @given(changed_payloads(), st.integers(1, 20_000), st.booleans())
 def test_changed_members_never_become_other_content(changed: tuple[int, bytes], step: int, to_memory: bool) -> None:
     number, payload = changed

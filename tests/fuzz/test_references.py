@@ -24,7 +24,7 @@ CORPUS = Corpus(
 )
 
 
-@fuzzed(500)
+@fuzzed(50)
 @given(mutated(CORPUS), st.sampled_from(("utf-8", "latin-1")))
 def test_changed_reference_reads_back_to_itself_or_is_config_error(raw: bytes, coding: str) -> None:
     said = ""
@@ -50,7 +50,7 @@ def test_changed_reference_reads_back_to_itself_or_is_config_error(raw: bytes, c
 SOUND = [labels_of("c1", L1, (L2,), toc=T1), labels_of("c1", L1)]
 
 
-@fuzzed(400)
+@fuzzed(50)
 @given(st.data(), st.sampled_from(SOUND), st.sampled_from(("k8s.io", "default", "")))
 def test_changed_labels_make_a_request_of_checked_values_or_are_not_lazy(
     data: st.DataObject, sound: dict[str, str], namespace: str

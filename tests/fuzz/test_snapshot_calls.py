@@ -41,7 +41,7 @@ def test_any_calls_are_answered_and_leave_sound_snapshots() -> None:
         log.addHandler(faults)
         undo.callback(log.removeHandler, faults)
 
-        @fuzzed(150)
+        @fuzzed(20)
         @given(st.lists(calls(SNAPSHOTS), min_size=1, max_size=12))
         def any_calls(series: list[Call]) -> None:
             try:

@@ -48,14 +48,14 @@ def check_positions(index: Index) -> None:
         assert not index.chunk_count(node) or end == size
 
 
-@fuzzed(400)
+@fuzzed(50)
 @given(mutated_json(DOCUMENTS), st.integers(0, len(TOCS) - 1), st.booleans())
 def test_changed_values_give_a_sound_image_or_format_error(toc: bytes, number: int, allow: bool) -> None:
     options = TOCS[number].options
     check(toc, BuildOptions(options.codec, options.blob_size, options.payload_end, options.layer_digest, allow))
 
 
-@fuzzed(150)
+@fuzzed(50)
 @given(mutated(Corpus(sound.toc_json for sound in TOCS)), st.integers(0, len(TOCS) - 1))
 def test_changed_bytes_give_a_sound_image_or_format_error(toc: bytes, number: int) -> None:
     check(toc, TOCS[number].options)

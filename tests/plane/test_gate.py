@@ -21,7 +21,7 @@ T = TypeVar("T")
 def virtual(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Awaitable[T]]], T]:
     """Runs a coroutine by a clock that jumps while everybody waits."""
 
-    async def inline(function: Callable[..., object], *arguments: object) -> object:
+    async def inline(function: Callable[..., object], *arguments: object, limiter: object = None) -> object:
         await trio.lowlevel.checkpoint()
         return function(*arguments)
 

@@ -1,7 +1,7 @@
 """One request and what it takes to get its answer: leave, redirects, and refusals in our words."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from snapshotter.errors import BlobMissing, RegistryDenied, RegistryError
 from snapshotter.registry.auth import Authenticator, Need
 from snapshotter.registry.redirect import HOPS_MAX, REDIRECTS, next_hop, same_origin
 from snapshotter.registry.retry import Transient
-from snapshotter.registry.wire import Wire, discard, read_bounded, transient_status
+from snapshotter.registry.wire import Listen, Wire, discard, read_bounded, transient_status
 
 _ERROR_MAX = 16 << 10
 _CODE = re.compile(r"[A-Z][A-Z_]{2,39}")
@@ -33,7 +33,7 @@ class Call:
     content: bytes | httpx.AsyncByteStream | None = None
     timeout_s: float | None = None
     follow: bool = True
-    listen: Callable[[], Awaitable[None]] | None = None
+    listen: Listen | None = None
 
 
 @dataclass(frozen=True, slots=True)

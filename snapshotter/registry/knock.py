@@ -4,7 +4,7 @@ A request may have gone to a server that was away, or through a network that was
 well the server is since. Whoever waits for it would wait out the timeouts, which are long because slow answers are usual.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import trio
@@ -14,15 +14,15 @@ from snapshotter.registry.auth import Need
 from snapshotter.registry.health import Health, Knocking
 from snapshotter.registry.hosts import Endpoint
 from snapshotter.registry.retry import Transient
-from snapshotter.registry.wire import Wire
+from snapshotter.registry.wire import Listen, Wire
 
 ANSWER_MAX = 16 << 10
-WELL_S = 3.0
+WELL_S = 2.5
 SICK_S = 1.0
 """How long a request waits in peace: one to a server that answered the last time, and one to a server that did not."""
 
 EVERY_S = 1.0
-LONGEST_S = 2.0
+LONGEST_S = 1.5
 """Between two knocks, and what one may take. Both and a little more is what a reader loses once a server is back."""
 
 
@@ -42,18 +42,19 @@ async def knock(wire: Wire, endpoint: Endpoint, timeout_s: float | None = None) 
     await wire.small_answer(request, ANSWER_MAX, endpoint.tls)
 
 
-def listener(wire: Wire, health: Health, asked: Need, others: Sequence[Need]) -> Callable[[], Awaitable[None]]:
+def listener(wire: Wire, health: Health, asked: Need, others: Sequence[Need]) -> Listen:
     """What returns when a request to `asked` should be made anew, to it or to one of `others`: one of them has come back.
 
-    A server that answers knocks from the start is slow, and is waited for. One that failed before has to answer now.
+    A server that answers knocks from the start is slow and is waited for, or was away so shortly that nobody saw it: the
+    request is made once more beside the first.
     """
 
-    async def listen() -> None:
-        lost = health.is_sick(asked)
+    async def listen(beside: Callable[[], None]) -> None:
+        lost, doubled = health.is_sick(asked), False
         await trio.sleep(SICK_S if lost else WELL_S)
         while True:
             back = await _answering(wire, health, [asked, *others], one_will_do=lost)
-            for need in [asked] if back else [asked, *others]:
+            for need in [asked] if back and lost else [asked, *others]:
                 # Nobody is to find out by a request of his own.
                 if need not in back and not health.is_sick(need):
                     health.failed(need)
@@ -62,6 +63,9 @@ def listener(wire: Wire, health: Health, asked: Need, others: Sequence[Need]) ->
                 for need in back:
                     health.answered(need)
                 return
+            if back and not doubled:
+                doubled = True
+                beside()
             await trio.sleep(EVERY_S)
 
     return listen

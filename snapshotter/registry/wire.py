@@ -45,6 +45,10 @@ _HEADERS = {"user-agent": "estargz-snapshotter", "accept-encoding": "identity"}
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
+Listen = Callable[[Callable[[], None]], Awaitable[None]]
+"""Returns when a request should be made anew instead of being waited for; it may have it made once more beside itself."""
+
+
 class Wire:
     """Connections to every host. The pool has no upper bound, so that no read waits in it behind a bulk transfer."""
 
@@ -138,9 +142,7 @@ class Wire:
             built = httpx.Request(method, url, headers=built.headers, stream=content, extensions=built.extensions)
         return built
 
-    async def send(
-        self, request: httpx.Request, tls: Tls, listen: Callable[[], Awaitable[None]] | None = None
-    ) -> httpx.Response:
+    async def send(self, request: httpx.Request, tls: Tls, listen: Listen | None = None) -> httpx.Response:
         """The response with its body still to be read; the caller closes it.
 
         Raises:
@@ -189,28 +191,50 @@ class Wire:
             await client.aclose()
 
 
-async def _unless(
-    listen: Callable[[], Awaitable[None]], client: httpx.AsyncClient, request: httpx.Request
-) -> httpx.Response:
-    """The response, if it comes before `listen` returns. Raises Returned, and as `client.send`."""
-    outcome: httpx.Response | httpx.HTTPError | httpx.InvalidURL | None = None
+async def _unless(listen: Listen, client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """The response, if it comes before `listen` returns; of those that it has made beside each other the first.
+
+    Raises Returned, and as `client.send`.
+    """
+    responses: list[httpx.Response] = []
+    errors: list[httpx.HTTPError | httpx.InvalidURL] = []
+    asked = 0
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+        try:
+            response = await client.send(request, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            errors.append(error)
+            if len(errors) == asked:
+                nursery.cancel_scope.cancel()
+            return
+        responses.append(response)
+        nursery.cancel_scope.cancel()
+        if len(responses) > 1:
+            with trio.CancelScope(shield=True):
+                await response.aclose()
 
     async def listening() -> None:
-        await listen()
+        await listen(lambda: nursery.start_soon(ask))
         nursery.cancel_scope.cancel()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(listening)
-        try:
-            outcome = await client.send(request, stream=True)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            outcome = error
-        nursery.cancel_scope.cancel()
-    if outcome is None:
-        raise Returned(f"{shown(request.url)}: no answer, and a server that was away is back")
-    if isinstance(outcome, httpx.HTTPError | httpx.InvalidURL):
-        raise outcome
-    return outcome
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listening)
+            nursery.start_soon(ask)
+    except BaseException:
+        # Cancelled between an answer and here.
+        with trio.CancelScope(shield=True):
+            for response in responses:
+                await response.aclose()
+        raise
+    if responses:
+        return responses[0]
+    if errors:
+        raise errors[-1]
+    raise Returned(f"{shown(request.url)}: no answer, and a server that was away is back")
 
 
 class Body:

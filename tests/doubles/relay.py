@@ -23,16 +23,17 @@ class Relay:
     """Listens on 127.0.0.1 and passes everything to `(host, port)` while its context is open.
 
     `delay_s` is one way (a round trip is twice that); `bandwidth` is in bytes per second and direction, for all
-    connections together, 0 for no limit. `up` counts the bytes that clients sent, `down` those that they were sent.
+    connections together, 0 for no limit. `up` counts the bytes that clients sent, `down` those that they were sent. `at` is
+    the port to listen on, 0 for any: that of a relay that has ended, whose clients shall find another in its place.
     """
 
-    def __init__(self, host: str, port: int, *, delay_s: float = 0.0, bandwidth: float = 0.0) -> None:
+    def __init__(self, host: str, port: int, *, delay_s: float = 0.0, bandwidth: float = 0.0, at: int = 0) -> None:
         self._target = (host, port)
         self.delay_s = delay_s
         self.up = 0
         self.down = 0
         self.connections = 0
-        self.port = 0
+        self.port = at
         self._up_line = _Line(bandwidth)
         self._down_line = _Line(bandwidth)
         self._loop = asyncio.new_event_loop()
@@ -41,7 +42,7 @@ class Relay:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._server = self._call(asyncio.start_server(self._accept, "127.0.0.1", 0, limit=_READ))
+        self._server = self._call(asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=_READ))
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

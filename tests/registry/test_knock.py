@@ -45,10 +45,6 @@ class Away(Network):
             await trio.sleep(self.slow_s)
         return await super().handle_async_request(request)
 
-    def blobs(self, host: str) -> int:
-        """How often it was asked for the blob."""
-        return sum(request.url.host == host and "range" in request.headers for request in self.requests)
-
 
 class Site:
     """The same servers for every registry."""
@@ -94,7 +90,7 @@ def read_after(network: Away, *hosts: str) -> float:
     return found[0] - min(network.back.values())
 
 
-AGES_S = [4.0, 19.0, 24.7, 60.0, 180.0, 181.3, 183.0, 200.5]
+AGES_S = [0.5, 2.9, 4.0, 19.0, 24.7, 60.0, 180.0, 181.3, 183.0, 200.5]
 
 
 @pytest.mark.parametrize("away_s", AGES_S)
@@ -111,7 +107,6 @@ def test_a_read_that_waits_ends_soon_after_the_return_of_any_server(
 def test_a_slow_server_is_waited_for_though_it_answers_knocks() -> None:
     network = Away({"r.test": 0.0}, slow_s=18.0)
     assert read_after(network, "r.test") == pytest.approx(18.0)
-    assert network.blobs("r.test") == 1
 
 
 def test_a_slow_server_that_was_away_is_not_given_up_for_ever() -> None:

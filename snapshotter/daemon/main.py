@@ -30,13 +30,13 @@ from snapshotter.daemon.ending import TORN_DOWN, Ending
 from snapshotter.daemon.last_words import LastWords
 from snapshotter.daemon.notify import Notifier
 from snapshotter.daemon.planes import Handover, serve_fuse
+from snapshotter.daemon.registries import RegistryClient, reach_registries
 from snapshotter.daemon.standby import stand_by
 from snapshotter.errors import SnapshotterError, TakeOverRefused
 from snapshotter.layer.room import LayerRoom, assemble
+from snapshotter.layer.sources import RegistryAccess
 from snapshotter.plane.erofs.probing import probe
 from snapshotter.plane.probe import PlaneChoice, choose_plane, read_facts
-from snapshotter.registry.client import Registry
-from snapshotter.registry.retry import RetryCounts, RetryPolicy
 from snapshotter.service.address import check_address
 from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.full_disk import open_with_room
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 STOP_GRACE_S = 3.0
 """How long running calls may take after SIGTERM; containerd repeats those that are cut off."""
 
-CLOSE_TIMEOUT_S = 5.0
-
 LOCK_WAIT_S = 5.0
 """So long the locks of a process may last that is dying: its memory is given back before them."""
 
@@ -69,9 +67,7 @@ class Ground:
 
     state: State
     store: ObjectStore
-    registry: Registry
     session: int
-    retries: RetryCounts
 
 
 def run(config: Config, *, standby: bool = False) -> int:
@@ -159,16 +155,19 @@ async def serve(
             await nursery.start(ending.end_on_signal)
             notifier.status("bringing layers back from disk")
             local = _local_content(config, undo)
-            room = assemble(nursery, config, config.root, ground.state, ground.store, ground.registry, local)
+            access = RegistryAccess()
+            room = assemble(nursery, config, config.root, ground.state, ground.store, access, local)
             await room.restore()
             handover = Handover(custody, inherited, last_words, ground.session)
             kernel = await serve_fuse(nursery, config, ground.state, handover, ground.store.place, room, ending)
+            client = await reach_registries(config, undo)
+            access.give(client.registry)
             if plane is None:
                 plane = await trio.to_thread.run_sync(find_plane, config)
             room.images.with_metadata_images = plane.backing is not None
             room.start(nursery)
             with ExitStack() as listening:
-                stop = await listen(config, ground, room, ending, plane, kernel, handover, started_at_ns)
+                stop = await listen(config, ground, client, room, ending, plane, kernel, handover, started_at_ns)
                 listening.callback(stop, 0.0)
                 if notifier.watchdog_s is not None:
                     nursery.start_soon(_show_life, notifier, notifier.watchdog_s)
@@ -198,10 +197,7 @@ async def lay_ground(config: Config, undo: AsyncExitStack, session: int | None) 
     # After a power loss this looks at every object once.
     store = await trio.to_thread.run_sync(open_with_room, config.root, open_store)
     undo.push_async_callback(trio.to_thread.run_sync, store.close)
-    policy = RetryPolicy(config.registry.retries)
-    registry = Registry(config.registry, config.fetch.connections_per_host, policy=policy)
-    undo.push_async_callback(_close_registry, registry)
-    return Ground(state, store, registry, number, policy.counts)
+    return Ground(state, store, number)
 
 
 def _open_state(root: Path, session: int | None) -> tuple[State, int]:
@@ -228,11 +224,6 @@ def _local_content(config: Config, undo: AsyncExitStack) -> Callable[[str, str],
     return lambda namespace, digest: content().manifest(namespace, digest)
 
 
-async def _close_registry(registry: Registry) -> None:
-    with trio.move_on_after(CLOSE_TIMEOUT_S):
-        await registry.aclose()
-
-
 async def _prove_life(last_words: LastWords) -> None:
     """A daemon that served so long did not die of what the ones before had in hand."""
     await trio.sleep(PROOF_OF_LIFE_S)
@@ -242,6 +233,7 @@ async def _prove_life(last_words: LastWords) -> None:
 async def listen(
     config: Config,
     ground: Ground,
+    client: RegistryClient,
     room: LayerRoom,
     ending: Ending,
     plane: PlaneChoice,
@@ -276,7 +268,7 @@ async def listen(
         ending,
         lazy.failures,
         activity,
-        ground.registry.credential_problems,
+        client.registry.credential_problems,
         handover.custody,
         stranded,
     )
@@ -287,7 +279,7 @@ async def listen(
     services.server.start()
     if calls is None:
         return services.stop
-    stop_metrics = await _measure(config, ground, room, kernel, services, calls, node, lazy.failures)
+    stop_metrics = await _measure(config, ground, client, room, kernel, services, calls, node, lazy.failures)
 
     def stop(grace_s: float) -> None:
         services.stop(grace_s)
@@ -299,6 +291,7 @@ async def listen(
 async def _measure(
     config: Config,
     ground: Ground,
+    client: RegistryClient,
     room: LayerRoom,
     kernel: "KernelSide",
     services: "Services",
@@ -322,8 +315,8 @@ async def _measure(
             waits=room.waits,
             fuse_requests=kernel.requests,
             fuse_failures=kernel.failures,
-            retries=ground.retries,
-            sick=LoopSample(token, ground.registry.sick, {}),
+            retries=client.retries,
+            sick=LoopSample(token, client.registry.sick, {}),
             pulls=services.pulls,
             calls=calls,
             problems=lambda: sum(1 for _ in node.problems()),

@@ -49,6 +49,7 @@ def _load() -> None:
     import snapshotter.daemon.numbers
     import snapshotter.daemon.sampling
     import snapshotter.daemon.services
+    import snapshotter.registry.client
     import snapshotter.service.bridge
 
     # What is here stays: no collection need look at it again.

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -12,8 +13,10 @@ from snapshotter.layer.counters import Counters
 from snapshotter.layer.origin import Origin
 from snapshotter.layer.priority import Bandwidth, Gates, HostGate, Priority, Transfer
 from snapshotter.layer.sink import Landed, RangeSink
-from snapshotter.registry.blob import Blob
 from snapshotter.store.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from snapshotter.registry.blob import Blob
 
 LINE_BYTES_PER_S = 25_000_000
 """What an ordinary line carries: a demand read may ask for as many bytes as cross it in one wait for an answer."""
@@ -89,7 +92,7 @@ class Courier:
         sink = RangeSink(origin.index, self._store, origin.domain, members, to_memory=to_memory)
         position = start
 
-        async def stream(blob: Blob) -> None:
+        async def stream(blob: "Blob") -> None:
             nonlocal position
             gate, breaker = self.gates[blob.host], origin.breaker(blob.host)
             waits = patient and all(source.host == blob.host for source in origin.sources())
@@ -138,7 +141,7 @@ class Courier:
         else:
             breaker.answered()
 
-    async def _from_sources(self, origin: Origin, stream: Callable[[Blob], Awaitable[None]]) -> None:
+    async def _from_sources(self, origin: Origin, stream: Callable[["Blob"], Awaitable[None]]) -> None:
         """Go on with one source after the other until the stream is through; a host that is away is asked once.
 
         Raises RegistryError: RegistryUnreachable if asking again may help.
@@ -147,20 +150,20 @@ class Courier:
         failure: RegistryError = BlobMissing(
             f"layer {origin.layer_digest}: no usable reference is known; pull its image again"
         )
-        for blob in origin.sources():
-            if blob.host in away:
+        for source in origin.sources():
+            if source.host in away:
                 continue
             try:
-                await stream(blob)
+                await stream(await source.blob())
             except RegistryError as error:
                 failure = error
-                origin.avoid(blob)
-                self._counters.of_host(blob.host).failures += 1
+                origin.avoid(source)
+                self._counters.of_host(source.host).failures += 1
                 if isinstance(error, RegistryUnreachable):
-                    away[blob.host] = error
-                    self._counters.hosts[blob.host] = str(error)
+                    away[source.host] = error
+                    self._counters.hosts[source.host] = str(error)
             else:
-                self._counters.hosts[blob.host] = ""
+                self._counters.hosts[source.host] = ""
                 return
         raise next(iter(away.values()), failure)
 

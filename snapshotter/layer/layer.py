@@ -19,8 +19,8 @@ from snapshotter.layer.flights import Flight, Flights
 from snapshotter.layer.origin import Origin
 from snapshotter.layer.priority import Priority
 from snapshotter.layer.sink import ChunkKey
+from snapshotter.layer.sources import Source
 from snapshotter.layer.waits import Waits
-from snapshotter.registry.blob import Blob
 from snapshotter.store.objects import ObjectStore
 from snapshotter.store.partial import PartialFile
 from snapshotter.store.state import LayerRecord
@@ -48,7 +48,7 @@ class Layer:
         self,
         record: LayerRecord,
         index: Index,
-        sources: Sequence[Blob],
+        sources: Sequence[Source],
         store: ObjectStore,
         flights: Flights,
         counters: Counters,

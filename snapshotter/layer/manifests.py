@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from snapshotter.errors import FormatError, NotLazy, Reason
-from snapshotter.registry.client import Registry
+from snapshotter.layer.sources import RegistryAccess
 from snapshotter.registry.manifest import ImageIndex, ImageManifest, Manifest, choose_platform, parse_manifest
 from snapshotter.registry.platform import host_platform
 from snapshotter.registry.reference import Reference
@@ -40,7 +40,7 @@ class Found:
 class ManifestStore:
     """Used on the trio thread."""
 
-    def __init__(self, registry: Registry, directory: Path, local: LocalContent | None = None) -> None:
+    def __init__(self, registry: RegistryAccess, directory: Path, local: LocalContent | None = None) -> None:
         self._registry = registry
         self._directory = directory
         self._local = local
@@ -48,7 +48,7 @@ class ManifestStore:
     async def open_connections(self, reference: Reference, count: int) -> None:
         """Open connections for what follows the manifest. Never fails: it is a head start, nothing more."""
         try:
-            await self._registry.open_connections(reference, count)
+            await (await self._registry.get()).open_connections(reference, count)
         except Exception:
             # A task of the node's nursery: a fault here must not end every mount.
             log.exception("opening connections ahead failed")
@@ -71,14 +71,14 @@ class ManifestStore:
             RegistryError, FormatError: it cannot be had, or is not a manifest.
         """
         if digest is not None:
-            answer = kept or await self._registry.manifest(reference, digest)
+            answer = kept or await (await self._registry.get()).manifest(reference, digest)
             manifest = parse_manifest(answer.raw, answer.media_type)
             if isinstance(manifest, ImageIndex):
                 raise NotLazy(Reason.BAD_LABELS, f"the label's manifest digest {digest} names an index of manifests")
             if kept is None:
                 await trio.to_thread.run_sync(self._keep, answer)
             return Found(manifest, digest)
-        answer = await self._registry.manifest(reference)
+        answer = await (await self._registry.get()).manifest(reference)
         found = await self._search(reference, answer, layer, INDEX_DEPTH)
         if found is None:
             raise NotLazy(Reason.NOT_IN_MANIFEST, f"no manifest of {reference} has layer {layer}")
@@ -94,7 +94,7 @@ class ManifestStore:
         if not depth:
             return None
         for descriptor in _host_first(manifest):
-            inner = await self._registry.manifest(reference, descriptor)
+            inner = await (await self._registry.get()).manifest(reference, descriptor)
             found = await self._search(reference, inner, layer, depth - 1)
             if found is not None:
                 return found

@@ -21,10 +21,10 @@ from snapshotter.format.footer import (
     toc_anchor,
 )
 from snapshotter.format.limits import TOC_COMPRESSED
+from snapshotter.layer.sources import RegistryAccess
 from snapshotter.layer.toc_pool import TocPool
 from snapshotter.layer.toc_worker import Done, Job
 from snapshotter.registry.blob import Blob
-from snapshotter.registry.client import Registry
 from snapshotter.registry.manifest import Descriptor, parse_manifest
 from snapshotter.registry.reference import Reference
 
@@ -85,7 +85,7 @@ class Opener:
 
     def __init__(
         self,
-        registry: Registry,
+        registry: RegistryAccess,
         pool: TocPool,
         root: Path,
         count_bytes: Callable[[str, int], None],
@@ -109,7 +109,7 @@ class Opener:
 
         Raises NotLazy with the reason; nothing of a failed attempt stays on disk.
         """
-        blob = self._registry.blob(reference, descriptor.digest, descriptor.size)
+        blob = (await self._registry.get()).blob(reference, descriptor.digest, descriptor.size)
         try:
             return await self._open(reference, descriptor, anchor, blob, allow_unverified=allow_unverified)
         except NotLazy as failure:
@@ -190,11 +190,12 @@ class Opener:
                 f"layer {descriptor.digest} keeps its TOC in another image, which is found by tag; {reference} has none",
             )
         tocs = Reference(reference.host, reference.repository, reference.tag + EXTERNAL_SUFFIX, None)
-        answer = await self._registry.manifest(tocs)
+        registry = await self._registry.get()
+        answer = await registry.manifest(tocs)
         manifest = parse_manifest(answer.raw, answer.media_type)
         for layer in getattr(manifest, "layers", ()):
             if layer.annotations.get(DATA_LAYER) == descriptor.digest:
-                await self._save(self._registry.blob(tocs, layer.digest, layer.size), 0, layer.size, section, b"")
+                await self._save(registry.blob(tocs, layer.digest, layer.size), 0, layer.size, section, b"")
                 return
         raise NotLazy(Reason.NOT_LAZY_FORMAT, f"image {tocs} has no TOC for layer {descriptor.digest}")
 

@@ -8,7 +8,7 @@ import trio
 from snapshotter.errors import NotFound
 from snapshotter.format.index import Index
 from snapshotter.layer.breaker import Breaker
-from snapshotter.registry.blob import Blob
+from snapshotter.layer.sources import Source
 
 SOURCES_KEPT = 8
 """References through which a layer's blob is asked for."""
@@ -17,12 +17,12 @@ SOURCES_KEPT = 8
 class Origin:
     """What a fetch needs to know of an attached layer. Used on the trio thread; the index is read anywhere."""
 
-    def __init__(self, number: int, layer_digest: str, domain: str, index: Index, sources: Sequence[Blob]) -> None:
+    def __init__(self, number: int, layer_digest: str, domain: str, index: Index, sources: Sequence[Source]) -> None:
         self.number = number
         self.layer_digest = layer_digest
         self.domain = domain
         self.index = index
-        self._sources: list[Blob] = []
+        self._sources: list[Source] = []
         self.add_sources(sources)
         self._breakers: dict[str, Breaker] = {}
         self._closed = False
@@ -42,13 +42,13 @@ class Origin:
         """The breaker of each host that was asked for this layer; from any thread."""
         return dict(self._breakers)
 
-    def sources(self) -> tuple[Blob, ...]:
+    def sources(self) -> tuple[Source, ...]:
         """The blob under each reference, in the order in which they are tried."""
         return tuple(self._sources)
 
-    def avoid(self, blob: Blob) -> None:
+    def avoid(self, source: Source) -> None:
         """Try this source last from now on, unless another reader has gone on to the next already."""
-        if self._sources and self._sources[0] is blob:
+        if self._sources and self._sources[0] is source:
             self._sources.append(self._sources.pop(0))
 
     def distrust(self) -> None:
@@ -57,15 +57,16 @@ class Origin:
             self._sources[0].forget_redirects()
             self.avoid(self._sources[0])
 
-    def add_sources(self, blobs: Sequence[Blob]) -> None:
+    def add_sources(self, sources: Sequence[Source]) -> None:
         """Other references name this layer; they are tried first from now on, since their credentials are the newest.
 
         Tags of one repository are one source.
         """
         # One that is known stays: it remembers where its registry redirects to.
-        known = {blob.name: blob for blob in self._sources}
-        newest = {blob.name: known.get(blob.name, blob) for blob in blobs}
-        self._sources = list((newest | {name: blob for name, blob in known.items() if name not in newest}).values())
+        known = {source.name: source for source in self._sources}
+        newest = {source.name: known.get(source.name, source) for source in sources}
+        others = {name: source for name, source in known.items() if name not in newest}
+        self._sources = list((newest | others).values())
         del self._sources[SOURCES_KEPT:]
 
     @contextmanager

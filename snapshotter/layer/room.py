@@ -21,9 +21,9 @@ from snapshotter.layer.opening import Opener
 from snapshotter.layer.outage import OutagePolicy
 from snapshotter.layer.priority import Gates, Priority
 from snapshotter.layer.shelf import Shelf
+from snapshotter.layer.sources import RegistryAccess
 from snapshotter.layer.toc_pool import TocPool
 from snapshotter.layer.waits import Waits
-from snapshotter.registry.client import Registry
 from snapshotter.request import AttachedLayer, LayerRequest
 from snapshotter.store.disk import disk_errors
 from snapshotter.store.objects import ObjectStore
@@ -118,7 +118,7 @@ def assemble(
     root: Path,
     state: State,
     store: ObjectStore,
-    registry: Registry,
+    registry: RegistryAccess,
     local: LocalContent | None = None,
 ) -> LayerRoom:
     """Join the parts; starts nothing. `nursery` is where fetches run, and must outlive every reader.

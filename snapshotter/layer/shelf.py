@@ -22,11 +22,10 @@ from snapshotter.layer.disk_reads import DiskReads
 from snapshotter.layer.flights import Flights
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.metadata_images import MetadataImages
+from snapshotter.layer.sources import RegistryAccess, Source
 from snapshotter.layer.toc_pool import TocPool
 from snapshotter.layer.toc_worker import Job, index_path, toc_path
 from snapshotter.layer.waits import Waits
-from snapshotter.registry.blob import Blob
-from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import parse_reference
 from snapshotter.request import AttachedLayer
 from snapshotter.store.objects import ObjectStore
@@ -44,7 +43,7 @@ class Shelf:
         root: Path,
         state: State,
         store: ObjectStore,
-        registry: Registry,
+        registry: RegistryAccess,
         flights: Flights,
         pool: TocPool,
         counters: Counters,
@@ -138,7 +137,7 @@ class Shelf:
             await self._rebuild(record)
             index = Index.open(path)
         sources = await trio.to_thread.run_sync(self._state.sources, record.number)
-        self._layers[record.number] = self._make(record, index, self._blobs(record, sources))
+        self._layers[record.number] = self._make(record, index, self._sources(record, sources))
 
     async def _renew(self, record: LayerRecord) -> LayerRecord:
         """A layer that another version left: its index in this revision, and a new number with it."""
@@ -197,23 +196,23 @@ class Shelf:
         """
         layer = self._layers.get(record.number)
         if layer is None:
-            layer = self._make(record, Index.open(self.index_path(record)), self._blobs(record, [source]))
+            layer = self._make(record, Index.open(self.index_path(record)), self._sources(record, [source]))
             self._layers[record.number] = layer
             self._broken.pop(record.number, None)
         else:
-            layer.origin.add_sources(self._blobs(record, [source]))
+            layer.origin.add_sources(self._sources(record, [source]))
         return layer
 
-    def _blobs(self, record: LayerRecord, sources: Iterable[LayerSource]) -> list[Blob]:
-        blobs = []
+    def _sources(self, record: LayerRecord, sources: Iterable[LayerSource]) -> list[Source]:
+        found = []
         for source in sources:
             try:
                 reference = parse_reference(source.reference)
             except ConfigError as error:
                 log.warning("layer %s: a recorded source cannot be used: %s", record.layer_digest, error)
                 continue
-            blobs.append(self._registry.blob(reference, record.layer_digest, record.blob_size))
-        return blobs
+            found.append(Source(self._registry, reference, record.layer_digest, record.blob_size))
+        return found
 
     def note_progress(self, number: int, *, complete: bool) -> None:
         """A layer's prefetch, or the whole layer, is on the node."""

@@ -68,7 +68,8 @@ def test_bytes_of_a_host_are_those_that_were_asked_of_it(tmp_path: Path) -> None
 def test_bytes_count_for_the_mirror_that_sent_them_and_requests_for_the_registry(tmp_path: Path) -> None:
     async def main(it: World) -> None:
         (one,) = await it.pull(layer(dir("a/"), *FILES))
-        for blob in one.origin.sources():
+        for source in one.origin.sources():
+            blob = await source.blob()
             blob.serving = "mirror.test"
         opened = it.room.counters.by_host[HOST].fetched[Priority.DEMAND]
         await it.read(one, "a/3")

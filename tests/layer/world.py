@@ -13,6 +13,7 @@ import trio.testing
 from snapshotter.config import CacheConfig, Config, FetchConfig, LazyConfig
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.room import LayerRoom, assemble
+from snapshotter.layer.sources import RegistryAccess
 from snapshotter.request import LayerRequest
 from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.identity import large_name
@@ -109,14 +110,16 @@ async def world(
     store = ObjectStore(root, CacheDB(root / "cache.db"), config.cache)
     try:
         async with trio.open_nursery() as nursery:
+            access = RegistryAccess()
             room = assemble(
                 nursery,
                 config,
                 root,
                 state,
                 store,
-                registry,  # type: ignore[arg-type]
+                access,
             )
+            access.give(registry)  # type: ignore[arg-type]
             room.images.with_metadata_images = with_metadata_images
             await room.restore()
             room.start(nursery)

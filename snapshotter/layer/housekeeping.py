@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 TICK_S = 2.0
 SYNC_EVERY_S = 30.0
+TIDY_AFTER_S = 5.0
+"""After the start: first come those who wait for it."""
+
 LATE_S = 10.0
 """So long a file that the gate has brought keeps the name by which the kernel finds it at that moment. The kernel looks at
 once, but the process may have to wait for a processor; without the name its open would fail."""
@@ -85,9 +88,12 @@ class Housekeeping:
     async def run(self) -> None:
         """Look after the store for ever."""
         synced, said = trio.current_time(), ""
+        tidy_at = synced + TIDY_AFTER_S
         while True:
             await trio.sleep(TICK_S)
             try:
+                if trio.current_time() >= tidy_at:
+                    tidy_at = float("inf") if await self.drop_orphans() else trio.current_time() + TIDY_AFTER_S
                 await trio.to_thread.run_sync(self._tend_disk)
                 # First: a file that has left the cache keeps its bytes for as long as it has a name there.
                 await trio.to_thread.run_sync(self._store.sweep_late, LATE_S)
@@ -110,18 +116,21 @@ class Housekeeping:
 
     def _tend_disk(self) -> None:
         self._state.try_again()
-        if (refusal := self._state.health.refusal) is not None:
-            self._store.health.refused(refusal)  # it is the same disk, and what leaves the cache makes room for both
         self._store.tend_disk()
+
+    def _excess(self) -> int:
+        """Bytes that must leave the cache; also for state.db, which lies on the same disk."""
+        wanted = self._state.health.missing_room
+        return max(self._store.over_limit(), min(wanted, self._store.usage().used) if wanted else 0)
 
     async def evict(self) -> None:
         """Bring the cache below its low-water mark if it is over its bounds. That nothing comes of it is said once."""
-        excess = await trio.to_thread.run_sync(self._store.over_limit)
+        excess = await trio.to_thread.run_sync(self._excess)
         freed = await self.free(excess) if excess else Evicted()
         if freed.bytes:
             log.info("cache over its bounds: %d objects, %d bytes left it", freed.objects, freed.bytes)
         well = not excess or 2 * freed.held < freed.bytes
-        if well or (freed.bytes and not await trio.to_thread.run_sync(self._store.over_limit)):
+        if well or (freed.bytes and not await trio.to_thread.run_sync(self._excess)):
             self._rest_s = 0.0
             return
         if not self._rest_s:
@@ -163,6 +172,18 @@ class Housekeeping:
             yield from ((domain, digest, size) for digest, size in here.items())
         while named:
             yield from named.pop()
+
+    async def drop_orphans(self) -> bool:
+        """Delete what a killed daemon left that no layer needs; False if that has to wait until no image is being pulled."""
+        async with self._one_at_a_time:
+            if not await self._shelf.drop_orphans():
+                return False
+            await trio.to_thread.run_sync(self._drop_manifests)
+            # Of a layer that could not be brought back nobody knows what it names.
+            if self._store.interrupted and not self._shelf.broken():
+                keep = self._config.keep_unreferenced
+                await trio.to_thread.run_sync(self._trim_unnamed, list(self._shelf.all()), keep)
+        return True
 
     async def release(self, number: int) -> None:
         """Forget a layer that no snapshot names, and its content but for `cache.keep_unreferenced` bytes."""

@@ -68,6 +68,7 @@ class Shelf:
         self._layers: dict[int, Layer] = {}
         self._broken: dict[int, str] = {}
         self._opening: Counter[str] = Counter()
+        self._opened = 0
         self._leaving: dict[str, trio.Event] = {}
 
     def get(self, number: int) -> Layer | None:
@@ -182,6 +183,7 @@ class Shelf:
         while (left := self._leaving.get(layer_digest)) is not None:
             await left.wait()
         self._opening[layer_digest] += 1
+        self._opened += 1
         try:
             yield
         finally:
@@ -286,6 +288,24 @@ class Shelf:
             only.difference_update(digest for digest, _, _ in other.digests())
         for digest in only:
             self._store.remove(layer.domain, digest)
+
+    async def drop_orphans(self) -> bool:
+        """Delete TOCs and indexes of layers that are not on record: a daemon was killed before it recorded them.
+
+        False if layers are just being opened, whose files cannot be told from those.
+        """
+        opened = self._opened
+        records = await trio.to_thread.run_sync(self._state.layers)
+        if self._opening or self._opened != opened:
+            return False
+        named = {toc_path(self._root / "tocs", record.toc_digest) for record in records}
+        named |= {self.index_path(record) for record in records}
+        # On this thread, so that none is opened meanwhile; there are hardly ever any.
+        for folder in ("tocs", "index"):
+            for path in (self._root / folder).iterdir():
+                if path not in named:
+                    path.unlink(missing_ok=True)
+        return True
 
     def _drop_files(self, record: LayerRecord) -> None:
         left = self._state.layers()

@@ -75,6 +75,7 @@ class CacheDB:
             meta = {}
         self.trust = _trust(meta, self.boot_id)
         self.used_estimate = _whole_number(meta.get("used"))
+        self.ended = meta.get("clean") == 1
         # Every row's file is there, unless somebody else took it: no daemon was killed between a removal and its sync.
         self.exact = self.trust is Trust.NONE or (meta.get("clean") == 1 and meta.get("exact") == 1)
 

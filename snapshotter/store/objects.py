@@ -50,6 +50,9 @@ HELD_AT_A_TIME = 2000
 class ObjectStore(Reading):
     """The directories `objects`, `late`, `unproven` and `partial` of one root. The caller holds the root's lock."""
 
+    interrupted: bool
+    """The daemon before this one did not end in order."""
+
     def __init__(
         self,
         root: Path,
@@ -73,6 +76,7 @@ class ObjectStore(Reading):
             # Directory of `objects` and of `late` in which all domains lie; only root may know its 14 characters.
             self.place = content_place(root)
             objects, unproven = ObjectTree(root / "objects" / self.place), ObjectTree(root / "unproven")
+            self.interrupted = not db.ended
             self._exact = db.exact and not (root / MADE_ROOM).exists()
             # The machine stopped without a shutdown since the last daemon, or nothing is known of that.
             self.after_power_loss = db.trust is not Trust.ALL

@@ -49,9 +49,7 @@ def push_readers_image(
 ) -> None:
     """Put an image into the registry: `small` files of up to 60 kB in 20 directories, `large` ones in chunks of 512 KiB."""
     chance = random.Random(seed)
-    files = {
-        f"data/{number % 20}/{number}": chance.randbytes(chance.randrange(1, 60_000)) for number in range(small)
-    }
+    files = {f"data/{number % 20}/{number}": chance.randbytes(chance.randrange(1, 60_000)) for number in range(small)}
     files |= {f"large/{number}": chance.randbytes(large_size + chance.randrange(_BLOCK)) for number in range(large)}
     probed = chance.randbytes(4 * _CHUNK)
     folders = ["data", *(f"data/{number}" for number in range(20)), "large", "probed"]

@@ -123,7 +123,6 @@ class Shelf:
                 # Whatever lies on the disk: one layer must not keep the daemon from starting.
                 self._broken[record.number] = f"internal error {error!r}"
                 log.exception("layer %s cannot be brought back", record.layer_digest)
-        await trio.to_thread.run_sync(self._tidy)
 
     async def _restore(self, record: LayerRecord) -> None:
         if record.index_revision != INDEX_REVISION:
@@ -315,16 +314,3 @@ class Shelf:
         if not any(self.index_path(other) == path for other in left):
             path.unlink(missing_ok=True)
         self.metadata_images.drop(record, left)
-
-    def _tidy(self) -> None:
-        """Delete TOCs and indexes without a record: of pulls that a crash ended, and what a power loss brought back."""
-        left = self._state.layers()
-        needed = {toc_path(self._root / "tocs", record.toc_digest) for record in left}
-        needed |= {self.index_path(record) for record in left}
-        for directory in ("tocs", "index"):
-            for path in (self._root / directory).iterdir():
-                if path not in needed:
-                    try:
-                        path.unlink()
-                    except OSError as error:
-                        log.warning("%s belongs to no layer and cannot be deleted: %s", path, error)

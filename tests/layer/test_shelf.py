@@ -78,27 +78,6 @@ def test_a_layer_that_cannot_be_brought_back_is_said_and_ends_nothing(tmp_path: 
     run(main)
 
 
-def test_files_of_layers_that_are_not_on_record_go_at_the_start(tmp_path: Path) -> None:
-    registry, (built,) = MemoryRegistry(), layers(1)
-    folders = [tmp_path / "root" / name for name in ("tocs", "index")]
-
-    async def main() -> None:
-        async with world(tmp_path / "root", registry) as it:
-            await it.pull(built)
-        before = [sorted(folder.iterdir()) for folder in folders]
-        for name in (
-            f"{'0' * 64}.json.zst",
-            f"{'0' * 64}-{'0' * 16}.{INDEX_REVISION}.idx",
-            f"{'0' * 64}.json.zst.7.new",
-        ):
-            for folder in folders:
-                (folder / name).write_bytes(b"left")
-        async with world(tmp_path / "root", registry):
-            assert [sorted(folder.iterdir()) for folder in folders] == before
-
-    run(main)
-
-
 def test_an_unexpected_fault_in_one_layer_does_not_keep_the_daemon_from_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,6 +208,8 @@ class Fill:
 
     async def _pass(self, layer: Layer, end: int, priority: Priority, range_max: int) -> bool:
         """One pass over the missing ranges; True if nothing is missing afterwards."""
+        if priority is Priority.BACKGROUND:
+            await trio.to_thread.run_sync(layer.prove_all, limiter=self._sweeps)
         runs = await trio.to_thread.run_sync(
             lambda: list(self._missing_runs(layer, end, range_max)), limiter=self._sweeps
         )

@@ -185,6 +185,16 @@ class Layer:
             log.info("file %s stays incomplete for now: %s", identity.digest.hex(), error)
             return False
 
+    def prove_all(self) -> None:
+        """Take the proof of every file that a power loss may have torn: what is good need not come again. Blocking.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+        if self._store.unproven:
+            for digest, size, _ in self.index.digests():
+                self._store.prove(self.domain, digest, size)
+
     def settle_all(self) -> None:
         """`settle` every file that a pass over the blob may leave unsettled: with chunks of zeros, or cut in chunks.
 

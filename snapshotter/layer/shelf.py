@@ -136,6 +136,10 @@ class Shelf:
             log.warning("layer %s: its index is built again: %s", record.layer_digest, error)
             await self._rebuild(record)
             index = Index.open(path)
+        if record.complete and self._store.after_power_loss:
+            # That was on disk at once, the content with the next sync: background fill looks again.
+            await trio.to_thread.run_sync(partial(self._state.set_progress, record.number, complete=False))
+            record = replace(record, complete=False)
         sources = await trio.to_thread.run_sync(self._state.sources, record.number)
         self._layers[record.number] = self._make(record, index, self._sources(record, sources))
 

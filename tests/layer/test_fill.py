@@ -1,6 +1,8 @@
 """Prefetch and background fill: what they bring, in which order, and what stops them."""
 
+import os
 import random
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from snapshotter.errors import RegistryUnreachable, StoreError, StoreFull
 from snapshotter.layer import fill, housekeeping
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.priority import Priority
+from snapshotter.store import cache_db
+from snapshotter.store.cache_db import CacheDB
 from tests.doubles.layers import BuiltLayer, dir, file, layer
 from tests.doubles.memory_registry import MemoryRegistry
-from tests.layer.world import QUIET, World, request, run, world
+from tests.layer.world import QUIET, World, content_name, content_path, request, run, world
 
 NOISE = random.Random(2).randbytes(400_000)
 PREFETCH = replace(QUIET, fetch=replace(QUIET.fetch, prefetch=True))
@@ -359,5 +363,37 @@ def test_fill_goes_on_when_the_cache_has_room_again(tmp_path: Path, monkeypatch:
             await trio.sleep(1)
             assert one.record.complete
             assert it.room.counters.requests[Priority.BACKGROUND] == 1
+
+    run(main)
+
+
+def test_background_brings_what_a_power_loss_took_from_a_complete_layer_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, built = MemoryRegistry(), a_layer()
+
+    async def main() -> None:
+        async with world(tmp_path / "root", registry, BACKGROUND) as it:
+            (one,) = await it.pull(built)
+            await settled(it)
+            assert it.state.layer(one.number).complete
+            lost = content_path(it, content_name(one, "a/05"))
+        CacheDB(tmp_path / "root" / "cache.db").begin()
+        with sqlite3.connect(tmp_path / "root" / "cache.db") as db:
+            db.execute("DELETE FROM covered")
+        db.close()
+        lost.chmod(0o600)
+        os.truncate(lost, 0)
+        (tmp_path / "boot_id").write_text("another boot\n")
+        monkeypatch.setattr(cache_db, "BOOT_ID", tmp_path / "boot_id")
+        registry.requests.clear()
+        async with world(tmp_path / "root", registry, BACKGROUND) as it:
+            (one,) = it.room.shelf.all()
+            assert not one.record.complete
+            await settled(it)
+            assert it.state.layer(one.number).complete
+            assert stored(one) == one.index.member_count
+            assert it.store.unproven == 0
+        assert sum(asked.length for asked in registry.requests) < 20_000
 
     run(main)

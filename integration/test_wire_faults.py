@@ -14,13 +14,14 @@ import pytest
 from integration.conftest import ALONE
 from integration.harness.cri import Container
 from integration.harness.node import Node, node
-from integration.harness.process import free_port, wait_for
+from integration.harness.process import wait_for
 from integration.harness.registry import Registry
 from integration.images.dialects import push_built
 from integration.images.trial import expected as said
 from integration.images.trial import programs
 from integration.images.wire_faults import content, faulty_layers
 from integration.wire_kinds import EIO, KINDS, RIGHT, ROUNDS, Kind, Words, in_round, lasting, once
+from tests.doubles.closed_port import ClosedPort
 from tests.doubles.layers import BuiltLayer, layer
 from tests.doubles.registry import LoopbackRegistry
 from tests.doubles.token_server import TokenServer
@@ -84,10 +85,10 @@ def wire(registry: Registry, plane: str, tmp_path_factory: pytest.TempPathFactor
     }
     with ExitStack() as undo:
         faulty, store = (undo.enter_context(LoopbackRegistry()) for _ in range(2))
-        tokens = undo.enter_context(TokenServer())
+        tokens, dead = undo.enter_context(TokenServer()), undo.enter_context(ClosedPort())
         faulty.tokens, faulty.challenge = tokens, tokens.challenge()
         store.blobs = faulty.blobs
-        faulty.redirects |= {"dead": f"http://127.0.0.1:{free_port()}", "home": faulty.url, "store": store.url}
+        faulty.redirects |= {"dead": f"http://127.0.0.1:{dead.port}", "home": faulty.url, "store": store.url}
         faulty.redirects |= {"tls": f"https://{store.host}", "metadata": "http://169.254.169.254"}
         this = undo.enter_context(node(registry, settings=settings, plane=plane))
         hosts = certs / this.reference("").partition("/")[0] / "hosts.toml"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from integration.harness.registry import RegistryClient
 from integration.images.dialects import push_built
 from integration.images.trial import programs
+from tests.doubles.closed_port import ClosedPort
 from tests.doubles.layers import dir, file, layer
 from tests.doubles.registry import LoopbackRegistry
 from tests.doubles.relay import Relay
@@ -26,6 +27,7 @@ class Site:
     server: LoopbackRegistry
     door: Relay
     _way: str = field(default="")
+    _closed: ClosedPort | None = field(default=None)
 
     @property
     def host(self) -> str:
@@ -46,12 +48,15 @@ class Site:
         self._way = way
         if way == REFUSING:
             self.door.__exit__(None, None, None)
+            self._closed = ClosedPort(self.door.port)
         else:
             self.server.script("", "hang*" if way == HANGING else "503*")
 
     def back(self) -> None:
         """Answer what is asked from now on."""
-        if self._way == REFUSING:
+        if self._closed is not None:
+            self._closed.close()
+            self._closed = None
             self.door = Relay("127.0.0.1", self.server.port, at=self.door.port)
             self.door.__enter__()
         elif self._way:

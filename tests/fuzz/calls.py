@@ -24,8 +24,11 @@ ANSWERS = frozenset({
 })  # fmt: skip
 """What a service may say to a call that makes no sense. UNKNOWN and INTERNAL are what it says of its own faults."""
 
-NAMES = ("a", "b", "c", "default/1/extract-1-abcd c1", "lazy", "c1", "")
-"""Few, so that calls meet."""
+NAMES = ("a", "b", "c", "d", "default/1/extract-1-abcd c1", "")
+"""Few, so that calls meet; some are there from the beginning."""
+
+OFTEN = frozenset({"Prepare", "Commit"})
+"""Methods that make something for the others to find."""
 
 REFERENCE = "127.0.0.1:1/app:1"
 """A registry that nobody is."""
@@ -70,13 +73,16 @@ SOUND = {
 }  # fmt: skip
 
 TEXT = st.sampled_from(NAMES) | st.sampled_from(TEXTS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+FEW = st.sampled_from(NAMES)
 BY_NAME: dict[str, st.SearchStrategy[Any]] = {
-    "key": st.sampled_from(NAMES) | TEXT,
-    "name": st.sampled_from(NAMES) | TEXT,
-    "parent": st.sampled_from(("", "", "a", "b", "lazy")) | TEXT,
+    "key": FEW | FEW | FEW | FEW | FEW | TEXT,
+    "name": FEW | FEW | FEW | FEW | FEW | TEXT,
+    "parent": st.just("") | st.just("") | st.just("a") | st.just("a") | FEW | TEXT,
     "filters": st.lists(st.sampled_from(FILTERS) | TEXT, max_size=2),
     "paths": st.lists(st.sampled_from(PATHS) | TEXT, max_size=3),
-    "labels": st.just(SOUND)
+    "labels": st.just({})
+    | st.just({})
+    | st.just(SOUND)
     | st.dictionaries(st.sampled_from(KEYS) | TEXT, TEXT, max_size=3)
     | st.dictionaries(st.sampled_from(KEYS), TEXT, max_size=2).map(lambda more: {**SOUND, **more}),
 }
@@ -103,6 +109,7 @@ class Call:
 def calls(draw: st.DrawFn, service: ServiceDescriptor, without: frozenset[str] = frozenset()) -> Call:
     """A call of one of the methods; sometimes with fields that nobody knows, or with bytes that are no message."""
     methods = [method for method in service.methods if method.name not in without]
+    methods += [method for method in methods if method.name in OFTEN] * 4
     method = methods[draw(st.integers(0, len(methods) - 1))]
     data = draw(_message(method.input_type)).SerializeToString()
     kind = draw(st.sampled_from(("sound",) * 8 + ("unknown", "garbage")))
@@ -192,6 +199,13 @@ class Snapshots:
         """Every snapshot."""
         for answer in self._ask("List", pb.ListSnapshotsRequest()):
             yield from answer.info
+
+    def furnish(self) -> None:
+        """Make some for the calls to meet: `a` is committed, `b` active and `c` a view on it."""
+        self._ask("Prepare", pb.PrepareSnapshotRequest(key="b"))
+        self._ask("Commit", pb.CommitSnapshotRequest(name="a", key="b"))
+        self._ask("Prepare", pb.PrepareSnapshotRequest(key="b", parent="a"))
+        self._ask("View", pb.ViewSnapshotRequest(key="c", parent="a"))
 
     def check(self) -> None:
         """Each can be asked for, parents are committed and there, active ones have mounts."""

@@ -22,6 +22,7 @@ HEADERS = Corpus([
     BEARER,
     b'Basic realm="a \\"quoted\\" b", ' + BEARER,
     b"Negotiate YWJj=, " + BEARER + b', error="invalid_token"',
+    b'Bearer realm="http://auth.test/token"',
     b"Digest qop=auth, nonce=1",
     b'Bearer realm="http://169.254.169.254/latest",service=x',
     b'Bearer realm="https://user:pw@auth.test:443/token?a=b#c"',

@@ -42,9 +42,10 @@ def test_any_calls_are_answered_and_leave_sound_snapshots() -> None:
         undo.callback(log.removeHandler, faults)
 
         @fuzzed(20)
-        @given(st.lists(calls(SNAPSHOTS), min_size=1, max_size=12))
+        @given(st.lists(calls(SNAPSHOTS), min_size=3, max_size=20))
         def any_calls(series: list[Call]) -> None:
             try:
+                snapshots.furnish()
                 for call in series:
                     caller.send(call)
                 snapshots.check()

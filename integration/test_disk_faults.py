@@ -111,7 +111,7 @@ def test_disk_that_refuses_writes_stops_no_container(
     with disk.failing(writes=code):
         everything_reads_right(box, "change", range(8))
         wait_for(lambda: degraded(this, os.strerror(code)), "word of the disk")
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(grpc.RpcError, match=rf"disk I/O error|{os.strerror(code)}"):
             this.pull(second_image)
     keeps_again(this, box, "change")
     assert this.run(this.pull(second_image), *SMALL_WORKLOAD).stdout == SMALL_OUTPUT

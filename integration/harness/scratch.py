@@ -13,7 +13,7 @@ from integration.harness.leftovers import Traces, detach_mounts, kill_all, remov
 
 # The product refuses run directories longer than 20 bytes; "<temporary>/eXXXXXXXX/r" must fit.
 LONGEST_TEMPORARY = 8
-GONE_S = 10.0
+GONE_S = 60.0
 
 
 @contextmanager

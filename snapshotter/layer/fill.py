@@ -43,6 +43,9 @@ PATIENCE = 15
 RETRY_PAUSES_S = (5.0, 30.0, 120.0, 600.0)
 """Before a layer that could not be filled is tried again; the last one for ever after."""
 
+REFILL_PAUSE_S = 10.0
+"""So long after files have left the cache its layers are filled again at the earliest: more may be about to leave."""
+
 FULL_PAUSE_S = 60.0
 """So long a layer that the cache had no room for waits for its next turn."""
 
@@ -111,6 +114,11 @@ class Fill:
             log.warning("layer %s: too many layers wait for background fill", layer.record.layer_digest)
         else:
             self._queued.add(layer.number)
+
+    def refill(self, layer: Layer) -> None:
+        """Queue a layer that has lost files, when there is room for them again."""
+        if self._config.background:
+            self._again(layer.number, weakref.ref(layer), REFILL_PAUSE_S, for_room=True)
 
     async def run(self) -> None:
         """Fill queued layers for ever."""

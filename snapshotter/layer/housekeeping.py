@@ -5,7 +5,7 @@ An object's last use is the last Prepare or Mounts of a chain that names it; wha
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import trio
 
@@ -64,13 +64,16 @@ class Housekeeping:
         state: State,
         config: CacheConfig,
         counters: Counters,
+        refill: Callable[[Layer], None],
     ) -> None:
+        """`refill` is told of complete layers that have lost files."""
         self._store = store
         self._shelf = shelf
         self._manifests = manifests
         self._state = state
         self._config = config
         self._counters = counters
+        self._refill = refill
         self._one_at_a_time = trio.Lock()
         self._rest_until = float("-inf")
         self._rest_s = 0.0  # 0 while evictions do what they are for
@@ -154,7 +157,19 @@ class Housekeeping:
         self._counters.evicted_bytes += freed.bytes
         self._counters.evicted_objects += freed.objects
         self._counters.evicted_partials += freed.partials
+        if freed.objects:
+            await self._note_losses()
         return freed
+
+    async def _note_losses(self) -> None:
+        lost = self._shelf.note_losses()
+        if lost:
+            try:
+                await trio.to_thread.run_sync(self._state.set_incomplete, [layer.number for layer in lost])
+            except SnapshotterError as error:  # the disk is full, and room for it is being made
+                log.info("%d layers stay on record as complete: %s", len(lost), error)
+        for layer in lost:
+            self._refill(layer)
 
     def _candidates(self, layers: list[Layer]) -> Iterator[tuple[str, bytes, int]]:
         """Objects in the order in which they may leave: named by nobody, then by the layers, longest unused first."""

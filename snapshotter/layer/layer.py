@@ -186,11 +186,7 @@ class Layer:
             return False
 
     def prove_all(self) -> None:
-        """Take the proof of every file that a power loss may have torn: what is good need not come again. Blocking.
-
-        Raises:
-            StoreError: the disk refused.
-        """
+        """Take the proof of every file that a power loss may have torn: what is good need not come again. Blocking."""
         if self._store.unproven:
             for digest, size, _ in self.index.digests():
                 self._store.prove(self.domain, digest, size)

@@ -163,6 +163,6 @@ def assemble(
         config.lazy,
         config.cache.share,
     )
-    housekeeping = Housekeeping(store, shelf, manifests, state, config.cache, counters)
+    housekeeping = Housekeeping(store, shelf, manifests, state, config.cache, counters, fill.refill)
     contents = Contents(shelf, store, counters)
     return LayerRoom(shelf, images, fill, housekeeping, pool, contents, counters, state, waits, gates)

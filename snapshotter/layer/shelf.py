@@ -225,6 +225,13 @@ class Shelf:
         if layer is not None:
             layer.record = replace(layer.record, prefetched=True, complete=complete or layer.record.complete)
 
+    def note_losses(self) -> list[Layer]:
+        """Files have left the cache: no layer counts as complete any more. Returns those that did."""
+        lost = [layer for layer in self._layers.values() if layer.record.complete]
+        for layer in lost:
+            layer.record = replace(layer.record, complete=False)
+        return lost
+
     def naming(self, layer: Layer, identity: FileIdentity) -> Iterator[tuple[Layer, int]]:
         """Other layers of the same domain that name this file, with their node of it.
 

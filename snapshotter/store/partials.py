@@ -7,6 +7,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -152,7 +153,11 @@ class PartialSet:
             if partial is not None:
                 # Before the files go: from now on nobody appends to the map, and a writer begins anew elsewhere.
                 partial.retire()
-            remove_files(self.directory(entry.domain), entry.name)
+            try:
+                remove_files(self.directory(entry.domain), entry.name)
+            except OSError:
+                self._recount(entry)
+                raise
             return self._retire(key)
 
     def begin_sync(self) -> list[tuple[str, PartialFile, MapMark]]:
@@ -256,6 +261,13 @@ class PartialSet:
         self._on_change(entry.domain, -1, -entry.disk_bytes)
         return entry.disk_bytes
 
+    def _recount(self, entry: PartialEntry) -> None:
+        """A partial file could not be removed, or not all of it: account for what is left."""
+        left = _disk_bytes(self.directory(entry.domain), entry.name)
+        with self._lock:
+            growth, entry.disk_bytes = left - entry.disk_bytes, left
+        self._on_change(entry.domain, 0, growth)
+
     def _scan(self, domain: str) -> None:
         directory = self._directories.domain(domain)
         if directory is None:
@@ -273,6 +285,14 @@ class PartialSet:
                 continue
             self._add((domain, name), entry)
             self._on_change(domain, 1, entry.disk_bytes)
+
+
+def _disk_bytes(directory: int, name: str) -> int:
+    found = 0
+    for file in (f"{name}.data", f"{name}.map"):
+        with suppress(OSError):
+            found += os.stat(file, dir_fd=directory, follow_symlinks=False).st_blocks * 512
+    return found
 
 
 def _read_entry(domain: str, directory: int, name: str) -> PartialEntry | None:

@@ -173,6 +173,11 @@ class LayerTable(StateDatabase):
                 (prefetched, complete, number),
             )
 
+    def set_incomplete(self, numbers: Sequence[int]) -> None:
+        """Files of these layers have left this node."""
+        with self.write() as db:
+            db.executemany("UPDATE layers SET complete = 0 WHERE number = ?", [(number,) for number in numbers])
+
     def touch_layers(self, numbers: Sequence[int], ns: int) -> None:
         """Set the last use of these layers to the Unix time `ns`; a clock that went back changes nothing."""
         with self.write() as db:

@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from snapshotter.errors import StoreError, StoreFull
-from snapshotter.layer import housekeeping
+from snapshotter.layer import fill, housekeeping
+from snapshotter.layer.priority import Priority
 from snapshotter.store import partial_files, writer
 from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.disk import write_all
@@ -19,7 +20,7 @@ from snapshotter.store.objects import ObjectStore
 from tests.doubles.layers import file, layer
 from tests.doubles.memory_registry import MemoryRegistry
 from tests.layer.world import QUIET, content_name, content_path, run, world
-from tests.store.content import bytes_of, identity_of, part
+from tests.store.content import bytes_of, identity_of, part, spoil
 
 DATA = bytes_of(300_000)
 GONE = bytes_of(9000, 1)
@@ -192,3 +193,108 @@ def test_disk_that_cannot_be_counted_does_not_silence_status(tmp_path: Path, mon
             monkeypatch.undo()
 
     run(main)
+
+
+FILLING = replace(QUIET, fetch=replace(QUIET.fetch, background=True, background_delay_s=0.0))
+
+
+def test_layers_are_filled_again_when_there_is_room_for_what_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill, "REFILL_PAUSE_S", 0.05)
+    monkeypatch.setattr(fill, "FULL_PAUSE_S", 0.05)
+    room = False
+
+    async def main() -> None:
+        nonlocal room
+        async with world(tmp_path / "root", MemoryRegistry(), FILLING) as it:
+            (one,) = await it.pull(BUILT)
+            await until(lambda: one.record.complete)
+            it.room.fill._has_room = lambda _: room
+            await it.room.housekeeping.free(1 << 40)
+            assert not one.record.complete
+            assert not it.state.layer(one.number).complete
+            await trio.sleep(0.2)
+            assert it.store.usage().used == 0
+            room = True
+            await until(lambda: one.record.complete)
+            assert it.state.layer(one.number).complete
+            assert content_path(it, content_name(one, "large")).exists()
+
+    run(main)
+
+
+def in_doubt(root: Path) -> None:
+    """As after a power loss that took cache.db along: nothing is believed."""
+    for path in root.glob("cache.db*"):
+        path.unlink()
+
+
+def test_complete_layers_are_settled_after_an_unclean_boot_without_the_network(tmp_path: Path) -> None:
+    root, registry = tmp_path / "root", MemoryRegistry()
+
+    async def before() -> None:
+        async with world(root, registry, FILLING) as it:
+            (one,) = await it.pull(BUILT)
+            await until(lambda: one.record.complete)
+
+    async def after() -> None:
+        async with world(root, registry, FILLING) as it:
+            (one,) = it.room.shelf.all()
+            names = [content_name(one, path) for path in ("small", "other", "large")]
+            await until(lambda: all(content_path(it, name).exists() for name in names))
+            assert one.record.complete
+            assert it.store.unproven == 0
+
+    run(before)
+    in_doubt(root)
+    asked = len(registry.requests)
+    run(after)
+    assert len(registry.requests) == asked
+
+
+def test_layer_that_a_power_loss_tore_is_not_complete_and_gets_what_it_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    monkeypatch.setattr(fill, "REFILL_PAUSE_S", 0.05)
+    root, registry = tmp_path / "root", MemoryRegistry()
+
+    async def before() -> Path:
+        async with world(root, registry, FILLING) as it:
+            (one,) = await it.pull(BUILT)
+            await until(lambda: one.record.complete)
+            return content_path(it, content_name(one, "small"))
+
+    async def after() -> None:
+        async with world(root, registry, FILLING) as it:
+            (one,) = it.room.shelf.all()
+            await until(lambda: it.room.counters.requests[Priority.BACKGROUND])
+            await until(lambda: one.record.complete)
+            assert torn.read_bytes() == DATA[:9000]
+            # The one file, not all.
+            assert it.room.counters.fetched[Priority.BACKGROUND] < 20_000
+
+    torn = run(before)
+    spoil(torn)
+    in_doubt(root)
+    run(after)
+
+
+def test_what_awaits_proof_is_proven_and_not_fetched_by_a_fill(tmp_path: Path) -> None:
+    root, registry = tmp_path / "root", MemoryRegistry()
+
+    async def before() -> None:
+        async with world(root, registry) as it:
+            (one,) = await it.pull(BUILT)
+            for path, data in BUILT.files.items():
+                assert await it.read(one, path) == data
+
+    async def after() -> None:
+        async with world(root, registry, FILLING) as it:
+            (one,) = it.room.shelf.all()
+            await until(lambda: one.record.complete)
+            assert it.room.counters.requests[Priority.BACKGROUND] == 0
+
+    run(before)
+    in_doubt(root)
+    run(after)

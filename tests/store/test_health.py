@@ -13,7 +13,7 @@ from snapshotter.store.disk import write_all
 from snapshotter.store.health import ROOM
 from snapshotter.store.identity import FileIdentity
 from snapshotter.store.state import State
-from tests.store.content import DOMAIN, bytes_of, content, identity_of, opened, put
+from tests.store.content import DOMAIN, bytes_of, content, du, identity_of, opened, put
 
 DATA = bytes_of(300_000)
 SMALL, LARGE = identity_of(DATA), identity_of(DATA, 65_536)
@@ -164,3 +164,32 @@ def test_disk_that_does_not_say_what_it_has_has_nothing(tmp_path: Path, monkeypa
         assert not store.has(DOMAIN, SMALL.digest, SMALL.size)
         monkeypatch.undo()
         assert store.has(DOMAIN, SMALL.digest, SMALL.size)
+
+
+@pytest.mark.parametrize("call", ["rename", "fchmod", "ftruncate", "mkdir", "unlink"])
+@pytest.mark.parametrize("identity", [SMALL, LARGE], ids=["object", "chunks"])
+def test_whatever_the_disk_refuses_on_the_way_of_a_file_it_comes_in_whole_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, identity: FileIdentity
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with opened(tmp_path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, refuse)
+            for ordinal in range(len(identity.chunks)):
+                try:
+                    put(store, DATA, identity, ordinal)
+                except StoreError:
+                    store.tend_disk()
+            found = content(store, identity)
+        assert found in (None, DATA)
+        store.tend_disk()
+        for ordinal in range(len(identity.chunks)):
+            put(store, DATA, identity, ordinal)
+        assert content(store, identity) == DATA
+        assert store.usage().used == du(tmp_path)
+    with opened(tmp_path) as store:
+        assert content(store, identity) == DATA
+        assert store.usage().used == du(tmp_path)
+        assert not list((tmp_path / "partial").rglob("*.tmp"))

@@ -12,7 +12,7 @@ from snapshotter.format.limits import ELSEWHERE, Sender
 COUNTS = frozenset({
     "TOC_ENTRIES", "INFLATE_GZIP", "INFLATE_ZSTD", "ZSTD_WINDOW_LOG", "ID_MAX", "DEVICE_MAJOR", "DEVICE_MINOR", "LAYERS_MAX",
     "INDEX_DEPTH", "_INDEX_DEPTH", "KEPT", "HOPS_MAX", "NAME_MAX", "WORKERS", "HOSTS_MAX", "_URL_MAX", "HOSTS_KEPT",
-    "CONNECTIONS_MAX",
+    "CONNECTIONS_MAX", "PROGRAM_MAX",
 })  # fmt: skip
 """Limits that are no bytes."""
 

@@ -153,6 +153,12 @@ ELSEWHERE = (
         "PATIENCE_S",
         "How long a client may take to send a request or to read a message.",
     ),
+    Elsewhere(
+        Sender.CLIENT,
+        "service.patterns",
+        "PROGRAM_MAX",
+        "Steps of a regular expression in a filter, its repetitions written out.",
+    ),
     Elsewhere(Sender.CLIENT, "service.mounts", "OPTIONS_MAX", "Options of a mount: one page."),
     Elsewhere(Sender.CLIENT, "metrics.server", "CONNECTIONS_MAX", "Connections to the address of the metrics."),
     Elsewhere(Sender.SITE, "registry.hosts_toml", "FILE_MAX", "A hosts.toml."),

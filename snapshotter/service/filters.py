@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from snapshotter.errors import InvalidArgument
+from snapshotter.service.patterns import Pattern
 
 # The value at a field path, or None where the field is absent.
 Fields = Callable[[Sequence[str]], str | None]
@@ -46,7 +47,7 @@ class _Selector:
     path: tuple[str, ...]
     operator: str
     value: str
-    pattern: re.Pattern[str] | None
+    pattern: Pattern | None
 
     def __call__(self, fields: Fields) -> bool:
         found = fields(self.path)
@@ -56,7 +57,7 @@ class _Selector:
             return False
         if self.operator == "==":
             return found == self.value
-        return self.pattern is None or self.pattern.search(found) is not None
+        return self.pattern is None or self.pattern.search(found)
 
 
 class _Parser:
@@ -123,10 +124,10 @@ class _Parser:
             raise self._wrong("expected a value")
         return self._text[begin : self._at]
 
-    def _pattern(self, value: str) -> re.Pattern[str]:
+    def _pattern(self, value: str) -> Pattern:
         try:
-            return re.compile(value)
-        except (re.error, OverflowError, RecursionError) as error:
+            return Pattern(value)
+        except re.error as error:
             raise self._wrong(f"{value!r} is no regular expression: {error}") from error
 
     def _skip_space(self) -> None:

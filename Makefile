@@ -6,6 +6,8 @@ IMAGE ?=
 COMMAND ?=
 FUZZ ?= tests/fuzz
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 1800
+SOAK_SEED ?= 1
 # The recipe reads them from the environment: quotes in them must not end the recipe's own.
 export IMAGE COMMAND
 # What make install and make uninstall take, as the scripts of the tarball do.
@@ -17,7 +19,7 @@ DIST_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
 export DIST_PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build demo test test-long fuzz bench lint api docs lock install uninstall dist clean
+.PHONY: help setup setup-build demo test test-long fuzz soak bench lint api docs lock install uninstall dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +41,9 @@ test-long: setup ## The same with full figures, and the long ones
 
 fuzz: setup ## Feed the parsers and sockets random damage, FUZZ_SECONDS (60) for each target; one alone: FUZZ=tests/fuzz/test_tocs.py
 	@FUZZ_SECONDS="$(FUZZ_SECONDS)" $(BIN)/pytest $(FUZZ)
+
+soak: setup ## Containers come and go while registry and daemon fail, for SOAK_SECONDS (1800); SOAK_SEED (1) rolls other dice
+	@$(BIN)/python -m integration.soak --seconds "$(SOAK_SECONDS)" --seed "$(SOAK_SEED)"
 
 bench: setup ## The figures, as ratios; one alone: .venv/bin/python -m integration.bench NAME
 	@$(BIN)/python -m integration.bench

@@ -152,6 +152,12 @@ class Sandbox:
 
         A `privileged` one needs a privileged pod.
         """
+        container = self.create(name, image, command, privileged=privileged)
+        container.start()
+        return container
+
+    def create(self, name: str, image: str, command: Sequence[str], *, privileged: bool = False) -> "Container":
+        """Create one and leave it to the caller to start it, and to remove it if it does not start."""
         config = api.ContainerConfig(
             metadata=api.ContainerMetadata(name=name),
             image=api.ImageSpec(image=image),
@@ -164,7 +170,6 @@ class Sandbox:
             ),
         )
         container = self._cri.create_container(self, config)
-        self._cri.start_container(container)
         return Container(self._cri, container, Path(self.config.log_directory) / f"{name}.log")
 
     def remove(self) -> None:
@@ -173,12 +178,16 @@ class Sandbox:
 
 
 class Container:
-    """A started container."""
+    """A container, started but for what `Sandbox.create` returns."""
 
     def __init__(self, cri: Cri, container_id: str, log: Path) -> None:
         self._cri = cri
         self.id = container_id
         self._log = log
+
+    def start(self) -> None:
+        """Start what was only created."""
+        self._cri.start_container(self.id)
 
     def exec(self, command: Sequence[str]) -> Output:
         """Run a command inside it."""

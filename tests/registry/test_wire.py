@@ -15,10 +15,11 @@ import trio
 from snapshotter.config import RegistryConfig
 from snapshotter.errors import RegistryError, RegistryUnreachable
 from snapshotter.registry.client import Registry
+from snapshotter.registry.faults import fault_of
 from snapshotter.registry.hosts import Endpoint
 from snapshotter.registry.reference import parse_reference
 from snapshotter.registry.retry import RetryPolicy, Transient
-from snapshotter.registry.wire import HEADERS_MAX, fault_of
+from snapshotter.registry.wire import HEADERS_MAX
 from tests.doubles.registry import LoopbackRegistry, digest_of
 from tests.doubles.relay import Relay
 from tests.registry.memory import Known

@@ -36,11 +36,14 @@ class RetryCounts:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential back-off with jitter: `retries` further tries without progress, waits in seconds."""
+    """Exponential back-off with jitter: `retries` further tries without progress, waits in seconds.
+
+    The longest is short: whoever sleeps does not see that the registry is back.
+    """
 
     retries: int
     first_s: float = 0.1
-    longest_s: float = 10.0
+    longest_s: float = 2.5
     retry_after_longest_s: float = 30.0
     jitter: Callable[[], float] = random.random
     counts: RetryCounts = field(default_factory=RetryCounts, compare=False)

@@ -10,6 +10,7 @@ import trio.testing
 
 from snapshotter.errors import RegistryUnreachable
 from snapshotter.layer import flights, outage
+from snapshotter.layer.breaker import PROBE_EVERY_S, Breaker
 from snapshotter.layer.outage import OutagePolicy
 from tests.doubles.layers import file, layer
 from tests.doubles.memory_registry import MemoryRegistry
@@ -38,6 +39,37 @@ def test_waiting_ends_at_its_deadline() -> None:
     attempts, waited_s = attempts_until_given_up(OutagePolicy(60.0))
     assert waited_s == pytest.approx(60.0)
     assert 10 < attempts < 40
+
+
+def longest_after_return(away_s: float, readers: int) -> float:
+    """Seconds from the return of a host that refuses at once until the last of those who wait has asked it again."""
+
+    async def main() -> float:
+        breaker, back, served = Breaker("registry.test"), trio.current_time() + away_s, list[float]()
+
+        async def read() -> None:
+            pauses = OutagePolicy(math.inf).pauses(0)
+            while True:
+                probe = await breaker.admit(patient=True)
+                if trio.current_time() >= back:
+                    breaker.answered()
+                    served.append(trio.current_time())
+                    return
+                breaker.failed(probe=probe)
+                assert await pauses.another()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(readers):
+                nursery.start_soon(read)
+        return max(served) - back
+
+    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("away_s", [0.3, 7.7, 60.0, 180.9, 3600.4])
+@pytest.mark.parametrize("readers", [1, 2, 50])
+def test_readers_go_on_within_seconds_however_long_the_registry_was_away(away_s: float, readers: int) -> None:
+    assert longest_after_return(away_s, readers) <= outage.LONGEST_PAUSE_S + PROBE_EVERY_S
 
 
 def end_of_attempt(pause_s: float, count: int, wait_s: float, piece: int = outage.PROGRESS_MIN) -> float:

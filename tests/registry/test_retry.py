@@ -55,10 +55,10 @@ def test_retry_after_is_honoured_up_to_its_cap() -> None:
 
 def test_tries_end_in_unreachable_with_the_last_fault() -> None:
     async def work() -> None:
-        attempts = Attempts(RetryPolicy(3, first_s=1, jitter=lambda: 0.5), "blob x")
+        attempts = Attempts(RetryPolicy(3, first_s=0.5, jitter=lambda: 0.5), "blob x")
         for _ in range(3):
             await attempts.pause(Transient("no answer"))
-        assert trio.current_time() == pytest.approx(1 + 2 + 4)
+        assert trio.current_time() == pytest.approx(0.5 + 1 + 2)
         with pytest.raises(RegistryUnreachable, match=r"blob x: broken \(tried 4 times\)"):
             await attempts.pause(Transient("broken"))
 

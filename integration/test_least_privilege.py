@@ -6,15 +6,18 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from integration.conftest import ALONE
+from integration.harness.containerd import CommandFailed
 from integration.harness.daemon import SNAPSHOTTER, Daemon
 from integration.harness.node import Node, node
 from integration.harness.process import wait_for
 from integration.harness.registry import Registry
+from integration.harness.roots import Roots
 from integration.images.trial import PROBE, content, expected, large
 from tests.deploy.test_unit import read_unit
 
@@ -76,13 +79,28 @@ def test_capabilities_of_the_unit_are_enough_to_pull_run_and_tear_down(unit_node
     assert box.exec([PROBE, "read", "/restart/large"]).stdout == expected(large("restart"))
     changed = "echo more >> /change/2; chown 5:6 /change/3; chmod 4755 /change/4; mknod /tmp/null c 1 3; cat /change/2"
     assert box.exec(["/bin/busybox", "sh", "-c", changed]).stdout.encode() == content("change", 2) + b"more\n"
-    # Whose processes wait, and whose mounts are in the way, is read from /proc.
-    assert unit_node.daemon.json("top", "--once")["processes_seen"]
+    # Whose processes wait, and whose mounts are in the way, is read from /proc of processes that may more than the daemon.
+    with ThreadPoolExecutor(1) as thread, unit_node.hanging():
+        waiting = thread.submit(box.exec, [PROBE, "read", "/restart/3"])
+        wait_for(lambda: box.id in json.dumps(unit_node.daemon.json("top", "--once")), "the wait of a container", 60)
+    assert waiting.result().stdout == expected(content("restart", 3))
+    with pytest.raises(CommandFailed, match="containers or mounts stand on the layers"):
+        unit_node.daemon.command("teardown")
     box.remove()
     unit_node.restart_snapshotter()
     assert unit_node.run(unit_node.reference("trial:lazy"), PROBE, "read", "/restart/2").stdout == expected(
         content("restart", 2)
     )
+
+
+def test_snapshots_belong_to_whom_their_parents_say_with_the_capabilities_of_the_unit(unit_node: Node) -> None:
+    roots = Roots(unit_node)
+    with roots.active("owned-key", roots.of_image("trial:lazy")) as tree:
+        os.chown(tree, 70_000, 70_001)
+    roots.commit("owned-key", "owned")
+    with roots.active("owned-next", "owned") as tree:
+        assert (tree.stat().st_uid, tree.stat().st_gid) == (70_000, 70_001)
+    roots.remove("owned-next")
 
 
 def test_nobody_else_reaches_socket_state_or_content(unit_node: Node) -> None:

@@ -48,7 +48,6 @@ class Spec:
     clone: str
     kind: str
     options: str
-    folder: str
     plane: str
     certs: str
     told: list[tuple[str, int, str]]
@@ -166,7 +165,7 @@ class Judge:
 
     @contextmanager
     def _mounted(self, mounts: Any) -> Iterator[Path]:
-        target = Path(self._spec.folder) / "tree"
+        target = self._daemon.folder / "tree"
         target.mkdir(exist_ok=True)
         (mount,) = mounts
         run(["mount", "-t", mount.type, "-o", ",".join(mount.options), mount.source, str(target)])
@@ -191,9 +190,8 @@ class Judge:
         self.verdict.faults.append(what)
 
 
-def judge(spec: Spec) -> Verdict:
-    """Look at everything."""
-    folder = Path(spec.folder)
+def judge(spec: Spec, folder: Path) -> Verdict:
+    """Look at everything; `folder` is for the daemon and for what else is needed."""
     boot_id = str(uuid.uuid4())
     (folder / "boot_id").write_text(boot_id + "\n")
     run(["mount", "--bind", str(folder / "boot_id"), "/proc/sys/kernel/random/boot_id"])
@@ -239,8 +237,8 @@ def _sha256(path: Path) -> str:
 
 
 def main(path: str) -> None:
-    """Print the verdict as JSON."""
-    verdict = judge(Spec(**json.loads(Path(path).read_text())))
+    """Judge what the file at `path` says, beside that file, and print the verdict as JSON."""
+    verdict = judge(Spec(**json.loads(Path(path).read_text())), Path(path).parent)
     print(json.dumps({"faults": verdict.faults, "counts": verdict.counts, "log": verdict.log}), flush=True)
 
 

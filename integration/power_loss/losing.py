@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -21,7 +20,6 @@ from integration.conftest import QUIET
 from integration.harness.containerd import run
 from integration.harness.cri import Container
 from integration.harness.daemon import Daemon
-from integration.harness.leftovers import detach_mounts
 from integration.harness.node import Node, chain_id, node
 from integration.harness.registry import Registry
 from integration.harness.scratch import scratch
@@ -81,7 +79,6 @@ def lose_power(
                 clone=loss.cut.path,
                 kind=system.kind,
                 options=system.options,
-                folder=str(place / "j"),
                 plane=planes[number % len(planes)],
                 certs=str(certs),
                 told=[(told.key, told.kind, told.parent) for told in loss.told],
@@ -89,7 +86,8 @@ def lose_power(
                 metadata=metadata,
                 tear=dice.getrandbits(32) if number % 2 else None,
             )
-            results.append(_judged(spec, registry, loss))
+            with scratch() as own:
+                results.append(_judged(spec, own.folder, registry, loss))
             Path(loss.cut.path).unlink()
         return results
 
@@ -201,9 +199,7 @@ def _certs(folder: Path, line: str, registry: Registry) -> Path:
     return folder
 
 
-def _judged(spec: Spec, registry: Registry, loss: Loss) -> Result:
-    folder = Path(spec.folder)
-    folder.mkdir()
+def _judged(spec: Spec, folder: Path, registry: Registry, loss: Loss) -> Result:
     (folder / "spec.json").write_text(json.dumps(asdict(spec)))
     registry.stop()
     argv = [*JUDGE, sys.executable, "-m", "integration.power_loss.judge", str(folder / "spec.json")]
@@ -230,6 +226,4 @@ def _judged(spec: Spec, registry: Registry, loss: Loss) -> Result:
             )
             raise RuntimeError(message)
     verdict = json.loads(out)
-    detach_mounts(folder)
-    shutil.rmtree(folder)
     return Result(loss, verdict["faults"], Counter(verdict["counts"]), verdict["log"])

@@ -1,5 +1,6 @@
 """A cache far smaller than what containers read, on a disk that is no larger: every byte is right all the same."""
 
+import os
 import random
 import zlib
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,8 @@ import pytest
 from integration.conftest import BUILD, StartNode
 from integration.harness.cri import Container
 from integration.harness.daemon import Table
+from integration.harness.node import Node
+from integration.harness.process import wait_for
 from integration.harness.registry import Registry
 from integration.images.bulk import MB, Bulk, bulk_image, content
 from integration.images.trial import PROBE
@@ -17,12 +20,19 @@ from integration.images.trial import PROBE
 SLEEP = ("/bin/busybox", "sleep", "1000000")
 BATCH = 400
 READERS = 2
-SEED = 5
+OWN = 4 << 20
+"""What the daemon writes besides the cache: databases and their logs."""
 
 
-def settings(disk: int) -> Table:
-    """Files leave when a tenth of the disk is left."""
-    return {"fetch": {"background": False}, "cache": {"min_free": disk // 10}}
+def limits(*, quota: int = 0, min_free: int = 0) -> Table:
+    """Bounds of the cache; nothing comes but what is read, and its neighbours."""
+    return {"fetch": {"background": False}, "cache": {"quota": quota, "min_free": min_free}}
+
+
+def free(this: Node) -> int:
+    """Bytes that the node's disk has left."""
+    status = os.statvfs(this.daemon.root)
+    return status.f_bavail * status.f_frsize
 
 
 def truth(bulk: Bulk) -> dict[str, str]:
@@ -47,11 +57,11 @@ def wrong_reads(box: Container, how: str, paths: Sequence[str], expected: dict[s
     return wrong
 
 
-def read_far_more_than_fits(start_node: StartNode, registry: Registry, plane: str, size: int, disk: int) -> None:
+def read_all(this: Node, registry: Registry, size: int) -> None:
+    """Have containers read all of an image in several ways, each in its own order, and compare every file."""
     bulk = bulk_image(BUILD / f"bulk-{size // MB}", size)
     with registry.client() as client:
         bulk.push(client, f"bulk:{size // MB}")
-    this = start_node(settings(disk), plane=plane, disk=disk)
     image = this.pull(f"bulk:{size // MB}")
     expected = truth(bulk)
     boxes = [this.start(image, *SLEEP) for _ in range(READERS)]
@@ -64,9 +74,29 @@ def read_far_more_than_fits(start_node: StartNode, registry: Registry, plane: st
 
 
 def test_containers_read_three_times_what_the_disk_holds(start_node: StartNode, registry: Registry, plane: str) -> None:
-    read_far_more_than_fits(start_node, registry, plane, 48 * MB, 16 << 20)
+    disk = 16 << 20
+    read_all(start_node(limits(min_free=disk // 10), plane=plane, disk=disk), registry, 48 * MB)
 
 
 @pytest.mark.long
 def test_containers_read_500_mb_through_a_disk_of_64(start_node: StartNode, registry: Registry, plane: str) -> None:
-    read_far_more_than_fits(start_node, registry, plane, 500 * MB, 64 << 20)
+    disk = 64 << 20
+    read_all(start_node(limits(min_free=disk // 10), plane=plane, disk=disk), registry, 500 * MB)
+
+
+def test_containers_read_six_times_the_quota(start_node: StartNode, registry: Registry, plane: str) -> None:
+    quota = 4 << 20
+    this = start_node(limits(quota=quota), plane=plane)
+    read_all(this, registry, 24 * MB)
+    wait_for(lambda: this.daemon.json("status")["cache_used"] <= quota, "an eviction")
+    assert "left it" in this.daemon.log()
+
+
+def test_floor_of_free_space_is_kept_while_containers_read_more(start_node: StartNode, registry: Registry) -> None:
+    disk = 64 << 20
+    # On the fuse plane no container keeps a file that has left the cache.
+    this = start_node(limits(min_free=disk // 4 * 3), plane="fuse", disk=disk)
+    read_all(this, registry, 24 * MB)
+    assert free(this) > disk // 4 * 3 - OWN
+    wait_for(lambda: free(this) >= disk // 4 * 3, "an eviction")
+    assert "left it" in this.daemon.log()

@@ -113,13 +113,16 @@ class Placement:
             self.objects.place(directory, name, domain, digest)
         self._entered(domain, digest, linked or status, linked=linked is not None)
 
-    def settle(self, domain: str, digest: bytes, *, good: bool) -> None:
-        """The proof of an object was taken: it becomes one, or it goes.
+    def settle(self, domain: str, digest: bytes, *, good: bool, wait: bool = True) -> None:
+        """The proof of an object was taken: it becomes one, or it goes. Without `wait` it stays if others are at work there.
 
         Raises:
             OSError: the disk refused.
         """
-        with self.tally.lock_of(digest):
+        lock = self.tally.lock_of(digest)
+        if not lock.acquire(blocking=wait):
+            return
+        try:
             status = self.unproven.status(domain, digest)
             if status is None:
                 return
@@ -131,6 +134,8 @@ class Placement:
             with self._lock:
                 self._domains.add(domain)
                 self._dirty[domain, digest] = (status.st_ino, status.st_mtime_ns)
+        finally:
+            lock.release()
 
     def remove(self, domain: str, digest: bytes) -> int | None:
         """Remove an object, proven or not; bytes on disk that this frees (0: other domains have it), None if it was not here.

@@ -89,8 +89,10 @@ class Reading:
         """How many objects await their proof; see `prove`."""
         return self._tally.unproven
 
-    def prove(self, domain: str, digest: bytes, size: int) -> bool:
+    def prove(self, domain: str, digest: bytes, size: int, *, wait: bool = True) -> bool:
         """Whether the object is here after all: one that a power loss may have torn is read, and kept if it is good.
+
+        `wait`: for threads that change names beside it; they may wait for the disk, and for what the kernel waits for.
 
         Returns at once unless objects await proof. One that the disk does not let go of stays where it is, not to be read.
         """
@@ -106,7 +108,7 @@ class Reading:
             if not good:
                 self.counters.add("disproved")
             try:
-                self._placement.settle(domain, digest, good=good)
+                self._placement.settle(domain, digest, good=good, wait=wait)
             except OSError as error:
                 log.warning("cached file %s stays unproven: %s", digest.hex(), error)
         return self.has(domain, digest, size)
@@ -122,7 +124,9 @@ class Reading:
         try:
             found = self._objects.open(domain, digest)
             if found is None:
-                if not self._tally.unproven or size > PROVE_INLINE or not self.prove(domain, digest, size):
+                if not self._tally.unproven or size > PROVE_INLINE:
+                    return None
+                if not self.prove(domain, digest, size, wait=False):
                     return None
                 found = self._objects.open(domain, digest)
                 if found is None:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def distrust(objects: ObjectTree, unproven: ObjectTree, db: CacheDB) -> None:
     """Move every object that `db.trust` does not vouch for from `objects` to `unproven`, then begin this boot.
 
-    Without rows (cache.db lost) whole directories move; with rows each file is looked at once, after an unclean boot only.
+    Without rows (cache.db lost) every file moves; with rows each is looked at once, after an unclean boot only.
 
     Raises:
         OSError: the disk refused.
@@ -24,7 +24,8 @@ def distrust(objects: ObjectTree, unproven: ObjectTree, db: CacheDB) -> None:
     if db.trust is Trust.NONE:
         for domain in objects.domains():
             for shard in SHARDS:
-                objects.move_shard_to(unproven, domain, shard)
+                for digest, _ in objects.shard(domain, shard):
+                    objects.move_to(unproven, domain, digest)
                 _drop_large(objects, domain, shard)
                 _drop_large(unproven, domain, shard)
     elif db.trust is Trust.COVERED:

@@ -234,14 +234,36 @@ class ObjectTree(DomainDirectories):
         return True
 
     def move_to(self, other: "ObjectTree", domain: str, digest: bytes) -> bool:
-        """Move an object to the same name in another tree; False if it was not here."""
+        """Move an object to the same name in another tree, over whatever has it; False if it was not here.
+
+        By a second name: a rename between directories takes the lock of the whole file system. The kernel holds that while it
+        copies a directory of a FUSE layer up and asks us for its attributes, and this is done where those are answered.
+
+        Raises:
+            OSError: the disk refused.
+        """
         name = digest.hex()
         try:
-            with self._shard(domain, name[:2]) as shard:
-                other.place(shard, name, domain, digest)
+            with self._shard(domain, name[:2]) as source:
+                other.take_name(source, domain, digest)
+                os.unlink(name, dir_fd=source)
         except FileNotFoundError:
             return False
         return True
+
+    def take_name(self, source_dir: int, domain: str, digest: bytes) -> None:
+        """Give the object in `source_dir` its name here, over whatever has it.
+
+        Raises:
+            OSError: the object has gone, or the disk refused.
+        """
+        name = digest.hex()
+        with self._shard(domain, name[:2], create=True) as shard:
+            try:
+                os.link(name, name, src_dir_fd=source_dir, dst_dir_fd=shard, follow_symlinks=False)
+            except FileExistsError:
+                os.unlink(name, dir_fd=shard)
+                os.link(name, name, src_dir_fd=source_dir, dst_dir_fd=shard, follow_symlinks=False)
 
     def move_shard_to(self, other: "ObjectTree", domain: str, shard: str) -> None:
         """Move all objects of a shard at once, or one by one where the other tree already has the shard."""

@@ -133,6 +133,24 @@ def test_large_unproven_object_waits_for_prove(tmp_path: Path) -> None:
         assert content(store, identity) == data
 
 
+def test_a_read_that_proves_an_object_takes_no_lock_of_the_whole_file_system_and_waits_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads answers the kernel as well, which may hold that lock, or make its holder wait, until it is answered."""
+    fill_and_die(tmp_path)
+
+    def renamed(*_args: object, src_dir_fd: int, dst_dir_fd: int) -> None:
+        assert src_dir_fd == dst_dir_fd, "a rename between directories"
+
+    monkeypatch.setattr("snapshotter.store.tree.os.rename", renamed)
+    with opened(tmp_path, boot="boot 2") as store:
+        with store._tally.lock_of(LATE_FILE.digest):
+            assert content(store, LATE_FILE) is None
+        assert store.usage().unproven == 1
+        assert content(store, LATE_FILE) == LATE
+        assert store.usage().unproven == 0
+
+
 def test_fetching_again_replaces_what_awaits_proof(tmp_path: Path) -> None:
     fill_and_die(tmp_path)
     with opened(tmp_path, boot="boot 2") as store:

@@ -1,8 +1,14 @@
 """Deleted files that somebody holds: counted until they are gone, and never the cache's own business after that."""
 
+import ctypes
+import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from snapshotter.store import held
 from tests.store.content import DOMAIN, bytes_of, du, identity_of, object_path, opened, put
 
 DATA = bytes_of(300_000)
@@ -60,3 +66,18 @@ def test_file_that_a_reader_of_ours_has_open_is_counted_once(tmp_path: Path) -> 
             freed = store.remove(DOMAIN, FILE.digest)
             usage = store.usage()
             assert (usage.deleted_open, usage.held) == (freed, 0)
+
+
+def test_without_the_capability_nothing_is_known_and_nothing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(errno.EPERM)
+        return -1
+
+    with opened(tmp_path) as store:
+        put(store, DATA, FILE, 0)
+        with open(object_path(tmp_path, FILE.digest), "rb"):
+            monkeypatch.setattr(held, "_libc", SimpleNamespace(name_to_handle_at=refuse, open_by_handle_at=refuse))
+            evicted = store.evict([(DOMAIN, FILE.digest, FILE.size)], 1)
+        assert (evicted.objects, evicted.held, store.usage().held) == (1, 0, 0)

@@ -239,6 +239,10 @@ class TakeOverRefused(PlaneError):
     """The FUSE connection of an earlier daemon cannot be served by this one."""
 
 
+class KeeperGone(PlaneError):
+    """The process that keeps the FUSE connection has ended, or ends at this moment: there may be another."""
+
+
 class WaiterKilled(PlaneError):
     """A process that waited for a file was killed: it is let go."""
 

@@ -208,9 +208,9 @@ class Container:
             texts[stream] += text + ("\n" if tag == "F" else "")
         return Output(self._cri.container_status(self.id).exit_code, texts["stdout"], texts["stderr"])
 
-    def has_printed(self) -> bool:
-        """Whether any line of output has arrived in its log."""
-        return self._log.exists() and self._log.stat().st_size > 0
+    def has_printed(self, text: str = "") -> bool:
+        """Whether any line of output has arrived in its log, or one that has `text` in it."""
+        return self._log.exists() and self._log.stat().st_size > 0 and text in self._log.read_text(errors="replace")
 
     def ended(self) -> bool:
         """Whether its process is gone."""

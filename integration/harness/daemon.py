@@ -66,6 +66,21 @@ class Daemon:
         argv = [*self.program, "serve", "--config", str(self._config)]
         self._process = Process("snapshotter", argv, self.folder / "log", self._env)
 
+    def begin_standby(self) -> Process:
+        """Start another one that waits for the end of this one; returns when it does."""
+        log = self.folder / "standby.log"
+        log.unlink(missing_ok=True)
+        argv = [*self.program, "serve", "--standby", "--config", str(self._config)]
+        standby = Process("standby", argv, log, self._env)
+        standby.wait_until(lambda: "standing by" in log.read_text())
+        return standby
+
+    def succeed(self, standby: Process, number: int) -> None:
+        """End the running one with a signal; from now on `standby` is the daemon."""
+        self.stop(number)
+        self._process = standby
+        standby.wait_until(lambda: accepts(str(self.address)))
+
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End it with a signal."""
         if self._process:

@@ -23,6 +23,10 @@ STOP = "/tmp/stop"
 PROBED = "/probed/large"
 """Never read as a whole: on the erofs plane it stays with FUSE in the container that has it open."""
 
+VICTIM = "/victim"
+"""A file that no reader asks for."""
+VICTIM_DATA = b"what a request asks for that ends badly\n"
+
 _SOURCE = Path(__file__).with_name("reader.c")
 _BLOCK = 1 << 16
 _CHUNK = 1 << 19
@@ -61,6 +65,7 @@ def push_readers_image(
         *(dir(folder) for folder in folders),
         *(file(path, data) for path, data in files.items() if path.startswith("data/")),
         file("truth", "".join(truth).encode()),
+        file(VICTIM[1:], VICTIM_DATA),
     )
     upper = layer(
         dir("large"),

@@ -5,6 +5,8 @@ Both hold the same open descriptor and the same record. The keeper is asked firs
 
 import logging
 import os
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,17 +28,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """A FUSE connection that an earlier daemon left. `away_ms`: since its end; None: not known."""
+    """A FUSE connection that an earlier daemon left. `died_ns`: its end by CLOCK_MONOTONIC; None: not known."""
 
     connection: Connection
     record: SessionRecord
-    away_ms: int | None
+    died_ns: int | None
 
 
 class Custody:
     """Gives the connection of an earlier daemon, and keeps ours for a later one. Blocking; one thread at a time."""
 
-    def __init__(self, config: Config, notifier: Notifier) -> None:
+    def __init__(self, config: Config, notifier: Notifier, stored: Mapping[str, int]) -> None:
+        """`stored` is what the service manager held, by name; the descriptors are closed by `take`."""
         self._run_dir = config.run_dir
         self._abort_after_s = config.take_over.abort_after_s
         self._resend = config.take_over.resend
@@ -44,7 +47,9 @@ class Custody:
         self._keeper: client.Keeper | None = None
         self._kept: tuple[int, SessionRecord] | None = None
         self._serving = False
-        self._stored = False  # whether the service manager holds the connection
+        self._inherited = stored
+        # Whether the service manager holds the connection.
+        self._stored = len(stored) == len(fd_store.NAMES)
 
     @property
     def keeper_pid(self) -> int:
@@ -57,29 +62,28 @@ class Custody:
         Raises:
             PlaneError: another daemon has it.
         """
-        self._keeper = client.Keeper.reach(self._run_dir)
-        kept = self._keeper.hello()
-        stored = fd_store.inherited()
-        self._stored = len(stored) == len(fd_store.NAMES)
         try:
+            self._keeper, kept = client.greet(self._run_dir)
             if kept is None:
-                kept = _from_store(stored)
+                kept = _from_store(self._inherited)
                 if kept is not None:
                     log.warning("the keeper is gone; the FUSE connection comes from the service manager's store")
         finally:
-            for fd in stored.values():
+            for fd in self._inherited.values():
                 os.close(fd)
+        # Now: what comes between is no time that the daemon before was dead.
+        died_ns = None if kept is None or kept.away_ms is None else time.monotonic_ns() - kept.away_ms * 1_000_000
         if kept is None:
             return None
         try:
-            return self._checked(kept)
+            return self._checked(kept, died_ns)
         except PlaneError as error:
             log.error("the FUSE connection of the daemon before cannot be taken over: %s", error)  # noqa: TRY400 (expected)
             os.close(kept.fd)
             self.drop()
             return None
 
-    def _checked(self, kept: client.Kept) -> Inherited:
+    def _checked(self, kept: client.Kept, died_ns: int | None) -> Inherited:
         """Raises PlaneError."""
         if not is_alive(kept.fd):
             raise PlaneError("it has ended")
@@ -88,12 +92,16 @@ class Custody:
         if record.mount_point != str(mount_point):
             raise PlaneError(f"it is mounted on {record.mount_point}, not on {mount_point}")
         connection = Connection(kept.fd, record.init, record.device, mount_point)
-        return Inherited(connection, record, kept.away_ms)
+        return Inherited(connection, record, died_ns)
 
     def keep(self, fd: int, record: SessionRecord) -> None:
         """Have the descriptor and the record kept from now on. Raises PlaneError: by nobody."""
         self._kept = fd, record
-        self._put()
+        try:
+            self._put()
+        except PlaneError:
+            # It has just ended: no reason to give the connection up.
+            self._replace()
         if self._stored:
             # What is there says enough, and between taking it out and putting it back this process may die.
             return
@@ -106,10 +114,14 @@ class Custody:
         self._notifier.settle()
 
     def serving(self) -> None:
-        """The kernel has its INIT reply, and is answered. Raises PlaneError."""
+        """The kernel has its INIT reply, and is answered."""
         self._serving = True
-        if self._keeper is not None:
-            self._keeper.ready()
+        try:
+            if self._keeper is not None:
+                self._keeper.ready()
+        except PlaneError as error:
+            # `watch` starts another, which learns it then.
+            log.warning("%s", error)
 
     def drop(self) -> None:
         """Nobody shall take the connection over: once this process ends its readers get errors."""
@@ -136,11 +148,12 @@ class Custody:
                 await trio.sleep(RETRY_S)
 
     def _replace(self) -> None:
-        if self._keeper is not None:
-            self._keeper.close()
-            self._keeper = None
-        keeper = client.Keeper.reach(self._run_dir)
-        old = keeper.hello()
+        before, self._keeper = self._keeper, None
+        if before is not None:
+            before.close()
+        keeper, old = client.greet(self._run_dir)
+        if before is not None:
+            before.close()  # by now a child of ours is dead
         if old is not None:
             os.close(old.fd)
         self._keeper = keeper
@@ -163,7 +176,7 @@ class Custody:
         )
 
 
-def _from_store(stored: dict[str, int]) -> client.Kept | None:
+def _from_store(stored: Mapping[str, int]) -> client.Kept | None:
     """What the service manager held: a copy of the descriptor, which stays open when that of the store is closed."""
     fuse, record = stored.get(fd_store.FUSE_NAME), stored.get(fd_store.RECORD_NAME)
     if fuse is None or record is None:

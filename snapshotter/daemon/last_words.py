@@ -12,6 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
+from snapshotter.errors import SnapshotterError
 from snapshotter.plane.fuse.in_hand import DEATHS_NAME, IN_HAND_NAME, Deaths, InHand, Request, read_death
 
 CRASH_NAME: Final = "crash"
@@ -39,24 +40,33 @@ class LastWords:
         faulthandler.enable(self._file)
         self._notes = run_dir / IN_HAND_NAME
         self._deaths = Deaths.load(run_dir / DEATHS_NAME)
+        self._in_hand: InHand | None = None
 
-    def convicted(self, away_ms: int | None) -> frozenset[Request]:
-        """The requests of which the last daemons died, one after the other. `away_ms`: since the last one's end."""
-        died_ns = None if away_ms is None else time.monotonic_ns() - away_ms * 1_000_000
+    def convicted(self, died_ns: int | None) -> frozenset[Request]:
+        """The requests of which the last daemons died, one after the other. `died_ns`: the last one's end, by CLOCK_MONOTONIC."""
         now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._deaths.add(read_death(self._notes, crashed=self.crashed, died_ns=died_ns, now_s=now_s))
         return self._deaths.convicted()
 
     def begin(self) -> InHand:
-        """The notes of this process. Raises OSError."""
-        return InHand(self._notes)
+        """The notes of this process."""
+        try:
+            self._in_hand = InHand(self._notes)
+        except OSError as error:
+            log.warning("cannot write %s, so a request that ends this daemon will not be found: %s", self._notes, error)
+            self._in_hand = InHand(None)
+        return self._in_hand
 
     def live(self) -> None:
         """This daemon serves: whatever the ones before died of is over."""
         self._deaths.forget()
 
     def error(self, error: BaseException) -> None:
-        """An error ends this daemon."""
+        """An error ends this daemon. One of ours is no crash: what it had in hand is not to blame."""
+        if isinstance(error, SnapshotterError):
+            if self._in_hand is not None:
+                self._in_hand.clean()
+            return
         traceback.print_exception(error, file=self._file)
         self._file.flush()
 

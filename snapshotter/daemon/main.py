@@ -23,7 +23,7 @@ import trio
 
 from snapshotter import __version__
 from snapshotter.config import Config
-from snapshotter.daemon import logs, preflight
+from snapshotter.daemon import fd_store, logs, preflight
 from snapshotter.daemon.calls import CallTimes
 from snapshotter.daemon.custody import Custody, Inherited
 from snapshotter.daemon.ending import TORN_DOWN, Ending
@@ -78,6 +78,8 @@ def run(config: Config, *, standby: bool = False) -> int:
     Raises:
         SnapshotterError: it could not start, or lost what it cannot do without.
     """
+    # Before anything is opened: their numbers are those that come first. And before the environment is remembered.
+    stored = fd_store.inherited()
     environment = dict(os.environ)
     logs.set_up(config.log)
     faulthandler.register(signal.SIGUSR1)  # the stacks of all threads, for a daemon that seems to hang
@@ -95,7 +97,7 @@ def run(config: Config, *, standby: bool = False) -> int:
         # Before anything is mounted: a start that must fail leaves nothing behind.
         check_address(config.socket)
         last_words = LastWords(config.run_dir)
-        custody = Custody(config, notifier)
+        custody = Custody(config, notifier, stored)
         inherited = custody.take()
         # A connection that is there is served first: its readers wait.
         plane = None if inherited else find_plane(config)

@@ -1,12 +1,15 @@
 """The planes put together: what the kernel asks of this process, and what the service is given for it."""
 
 import logging
+import os
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import trio
+from pyfuse3 import FUSEError
 
 from snapshotter import __version__
 from snapshotter.config import Config
@@ -28,7 +31,7 @@ from snapshotter.plane.fuse.kernel import Connection, open_connection
 from snapshotter.plane.fuse.operations import LayerOperations
 from snapshotter.plane.fuse.plane import MOUNT_NAME, Call, FusePlane
 from snapshotter.plane.fuse.record import RECORD_REVISION, SessionRecord
-from snapshotter.plane.fuse.redelivery import refuse, resend, sweep
+from snapshotter.plane.fuse.redelivery import Sweep, answer_read, refuse, resend, sweep
 from snapshotter.plane.fuse.session import FuseSession
 from snapshotter.plane.probe import PlaneChoice
 from snapshotter.service.directories import SnapshotDirectories
@@ -80,7 +83,7 @@ async def serve_fuse(
         PlaneError: the kernel refused.
     """
     inherited = handover.inherited
-    convicted = handover.last_words.convicted(inherited.away_ms if inherited else None)
+    convicted = handover.last_words.convicted(inherited.died_ns if inherited else None)
     in_hand = handover.last_words.begin()
     if inherited is None:
         connection, record = await trio.to_thread.run_sync(_mount, config, state, handover.session)
@@ -92,8 +95,11 @@ async def serve_fuse(
     operations = LayerOperations(room.shelf, handover.session, config.root, gate=gate, in_hand=in_hand)
     fuse = FuseSession(connection, operations)
 
+    sweeps: list[Sweep | None] = []
+
     def redeliver(fd: int) -> None:
-        _redeliver(fd, convicted, connection, handover.session, resends=config.take_over.resend)
+        fresh_name = connection.mount_point / str(handover.session) / f"newest-{time.monotonic_ns()}"
+        sweeps.append(_redeliver(fd, convicted, fresh_name, resends=config.take_over.resend))
 
     try:
         await fuse.handshake(
@@ -112,6 +118,8 @@ async def serve_fuse(
                 raise
 
     await nursery.start(answer)
+    for swept in filter(None, sweeps):
+        nursery.start_soon(_after_sweep, connection.fd, swept, operations)
     handover.custody.serving()
     nursery.start_soon(handover.custody.watch)
     if inherited is not None:
@@ -138,18 +146,33 @@ def _mount(config: Config, state: State, session: int) -> tuple[Connection, Sess
     return connection, record
 
 
-def _redeliver(fd: int, convicted: Collection[Request], connection: Connection, session: int, *, resends: bool) -> None:
-    """Have what the daemon before had in hand asked again. On the loop: nothing is served before."""
+def _redeliver(fd: int, convicted: Collection[Request], fresh_name: Path, *, resends: bool) -> Sweep | None:
+    """Have what the daemon before had in hand asked again; returns what a sweep leaves to do once we serve.
+
+    On the loop: nothing is served before.
+    """
     if resends and resend(fd):
         if convicted:
             report(convicted, refuse(fd, convicted))
-        return
-    fresh_name = connection.mount_point / str(session) / f"newest-{time.monotonic_ns()}"
-    count = sweep(fd, fresh_name)
-    if count is None:
+        return None
+    swept = sweep(fd, fresh_name)
+    if swept is None:
         log.warning("this kernel does not send again what the daemon before had in hand: who waits for that hangs")
-    else:
-        log.info("%d requests that the daemon before had in hand were answered with ESTALE, to be asked again", count)
+        return None
+    log.info("%d requests that the daemon before had in hand were answered with ESTALE, to be asked again", swept.told)
+    return swept
+
+
+async def _after_sweep(fd: int, swept: Sweep, operations: LayerOperations) -> None:
+    """Answer the READ that pyfuse3 has not seen, and see a helper process off."""
+    if (taken := swept.read) is not None:
+        try:
+            data = await operations.read(taken.request.inode, taken.request.argument, taken.size)
+        except FUSEError:
+            data = None
+        answer_read(fd, taken, data)
+    if swept.child:
+        await trio.to_thread.run_sync(os.waitpid, swept.child, 0)
 
 
 def build_plane(

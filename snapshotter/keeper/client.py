@@ -7,12 +7,13 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 import snapshotter
-from snapshotter.errors import PlaneError
+from snapshotter.errors import KeeperGone, PlaneError
 from snapshotter.keeper.messages import (
     ANSWERED,
     BUSY,
@@ -67,9 +68,11 @@ class KeeperState(NamedTuple):
 class Keeper:
     """A connection to a keeper as the daemon's: it lasts as long as the daemon does."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, child: int = 0) -> None:
+        """`child` is the keeper's process if it is one of ours."""
         self._connection = connection
         self._connection.settimeout(PATIENCE_S)
+        self._child = child
 
     @classmethod
     def reach(cls, run_dir: Path) -> Self:
@@ -79,12 +82,13 @@ class Keeper:
             PlaneError: none can be started.
         """
         connection = _connect(run_dir)
-        return cls(connection if connection is not None else _launch(run_dir))
+        return cls(connection) if connection is not None else cls(*_launch(run_dir))
 
     @property
     def pid(self) -> int:
         """The keeper's process."""
-        return peer(self._connection)[0]
+        # Of a pair of sockets the kernel names the process that made it, which is this one.
+        return self._child or peer(self._connection)[0]
 
     def fileno(self) -> int:
         """The connection's descriptor: readable once the keeper is gone."""
@@ -94,7 +98,8 @@ class Keeper:
         """Be the daemon from now on; returns what an earlier one left, if anything.
 
         Raises:
-            PlaneError: another daemon has the connection, or the keeper is gone.
+            KeeperGone: it has ended.
+            PlaneError: another daemon has the connection, or the keeper does not answer.
         """
         deadline = time.monotonic() + PATIENCE_S
         while True:
@@ -130,6 +135,10 @@ class Keeper:
     def close(self) -> None:
         """Leave: for the keeper the daemon has ended."""
         self._connection.close()
+        if self._child:
+            # One that has ended stays a zombie until its parent looks.
+            with suppress(ChildProcessError):
+                os.waitpid(self._child, os.WNOHANG)
 
     def __enter__(self) -> Self:
         return self
@@ -150,11 +159,33 @@ class Keeper:
         try:
             send(self._connection, message)
             answer = receive(self._connection)
+        except ConnectionError as error:
+            raise KeeperGone("the keeper is gone") from error
         except OSError as error:
             raise PlaneError(f"the keeper does not answer: {error.strerror or error}") from error
         if answer is None:
-            raise PlaneError("the keeper is gone")
+            raise KeeperGone("the keeper is gone")
         return answer
+
+
+def greet(run_dir: Path) -> tuple[Keeper, Kept | None]:
+    """Be the daemon of `run_dir` for its keeper from now on; returns also what an earlier daemon left, if anything.
+
+    One is started if there is none. One that ends at this very moment, having nothing to keep, is followed by another.
+
+    Raises:
+        PlaneError: another daemon has the connection, or no keeper can be started.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        keeper = Keeper.reach(run_dir)
+        try:
+            return keeper, keeper.hello()
+        except BaseException as error:
+            keeper.close()
+            if not isinstance(error, KeeperGone) or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE_S)
 
 
 def find(run_dir: Path) -> Keeper | None:
@@ -180,8 +211,8 @@ def keeper_argv(run_dir: Path) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _PROGRAM, os.fspath(package), os.fspath(run_dir)]
 
 
-def _launch(run_dir: Path) -> socket.socket:
-    """Start a keeper in a session of its own, connected to us already. Its words go to `<run>/keeper.log`."""
+def _launch(run_dir: Path) -> tuple[socket.socket, int]:
+    """Start a keeper in a session of its own; returns a connection to it, and its process. Its words go to `<run>/keeper.log`."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with theirs:
@@ -189,7 +220,7 @@ def _launch(run_dir: Path) -> socket.socket:
                 run_dir / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
             )
             try:
-                os.posix_spawn(
+                child = os.posix_spawn(
                     sys.executable,
                     [*keeper_argv(run_dir), str(_FIRST)],
                     os.environ,
@@ -206,4 +237,4 @@ def _launch(run_dir: Path) -> socket.socket:
     except OSError as error:
         ours.close()
         raise PlaneError(f"cannot start the keeper: {error.strerror}") from error
-    return ours
+    return ours, child

@@ -82,7 +82,9 @@ class ObjectStore(Reading):
             self.after_power_loss = db.trust is not Trust.ALL
             distrust(objects, unproven, db)
             (root / MADE_ROOM).unlink(missing_ok=True)
-            self._late = LateLinks(root / "late", self.place, objects, self._tally.lock_of, clock)
+            self._late = LateLinks(
+                root / "late", self.place, objects, self._tally.lock_of, clock, keep=not self.after_power_loss
+            )
             self._tally.change_unproven(count_unproven(unproven))
             self._placement = Placement(objects, unproven, self._tally, self._handles)
             self._partials = PartialSet(root / "partial", db.boot_id, self._tally.partial)

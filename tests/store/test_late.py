@@ -13,7 +13,7 @@ import pytest
 from snapshotter.errors import StoreError, StoreFull
 from snapshotter.store.cache_db import CacheDB
 from snapshotter.store.objects import ObjectStore
-from tests.store.content import DOMAIN, NO_LIMITS, bytes_of, content, du, identity_of, object_path, opened, put
+from tests.store.content import DOMAIN, NO_LIMITS, bytes_of, content, du, identity_of, killed, object_path, opened, put
 
 DATA, OTHER = bytes_of(10_000), bytes_of(9_000, 1)
 FILE, OTHER_FILE = identity_of(DATA), identity_of(OTHER)
@@ -285,7 +285,7 @@ def test_name_that_the_disk_does_not_remove_is_tried_again(tmp_path: Path, monke
         assert names(tmp_path) == []
 
 
-def test_start_begins_with_no_names_in_the_same_directory(tmp_path: Path) -> None:
+def test_names_of_the_process_before_go_with_the_first_sweep_in_the_same_directory(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("outside")
@@ -300,12 +300,39 @@ def test_start_begins_with_no_names_in_the_same_directory(tmp_path: Path) -> Non
     (folder / "symlink").symlink_to(outside)
     (folder / "file").write_text("left")
     (next(folder.glob("_*")) / "inner").symlink_to(outside)
-    with opened(root) as store:
-        assert os.listdir(folder) == [store.place]
-        assert os.listdir(folder / store.place) == []
+    with timed(root) as (store, clock):
+        store.sweep_late(5)
+        assert late(root).read_bytes() == DATA
         assert (folder.stat().st_ino, stat.S_IMODE(folder.stat().st_mode)) == (inode, 0o700)
+        clock.now += 6
+        store.sweep_late(5)
+        assert os.listdir(folder) == [store.place]
+        assert names(root) == []
         assert store.usage().used == du(root) == 0
     assert os.listdir(outside) == ["file"]
+
+
+def test_name_of_the_process_before_that_is_linked_again_stays(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with opened(root) as store:
+        put(store, DATA, FILE, 0)
+        put(store, OTHER, OTHER_FILE, 0)
+        link(store)
+        store.link_late(DOMAIN, OTHER_FILE.digest, OTHER_FILE.size)
+    with timed(root) as (store, clock):
+        clock.now += 6
+        link(store)
+        store.sweep_late(5)
+        assert names(root) == [FILE.digest.hex()]
+
+
+def test_after_a_power_loss_no_name_is_left_for_a_moment(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with killed(root) as store:
+        put(store, DATA, FILE, 0)
+        link(store)
+    with opened(root, boot="boot 2"):
+        assert names(root) == []
 
 
 def test_object_removed_while_it_is_opened_is_not_kept_open_for_its_late_name(

@@ -44,7 +44,9 @@ ROW_S: Final = 30.0
 
 SLOTS: Final = 8192
 _WORDS: Final = 4
+_SIZE: Final = 8 * _WORDS * (SLOTS + 1)
 _COMPLETED, _LAST, _CLEAN = range(3)
+_U64: Final = (1 << 64) - 1
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +71,9 @@ def argument_of(opcode: int, value: object) -> int:
 class InHand:
     """The notes of this process. Used on the trio thread, by every handler: short on purpose."""
 
-    def __init__(self, path: Path) -> None:
-        """Begin with none in hand; `path` is made anew, whatever lies there. Raises OSError."""
-        path.unlink(missing_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            size = 8 * _WORDS * (SLOTS + 1)
-            # Blocks that exist: a full disk must not end the process by SIGBUS at the first note.
-            os.posix_fallocate(fd, 0, size)
-            self._map = mmap.mmap(fd, size)
-        finally:
-            os.close(fd)
+    def __init__(self, path: Path | None) -> None:
+        """Begin with none in hand; `path` is made anew, whatever lies there. None: nobody will read it. Raises OSError."""
+        self._map = mmap.mmap(-1, _SIZE) if path is None else _new_file(path)
         self._words = memoryview(self._map).cast("Q")
         self._free = list(range(SLOTS * _WORDS, 0, -_WORDS))
 
@@ -110,7 +104,19 @@ class InHand:
         self._words[_CLEAN] = 1
 
 
-_U64: Final = (1 << 64) - 1
+def _new_file(path: Path) -> mmap.mmap:
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        # Blocks that exist: a full disk must not end the process by SIGBUS at the first note.
+        os.posix_fallocate(fd, 0, _SIZE)
+        return mmap.mmap(fd, _SIZE)
+    except OSError:
+        # One of the wrong size would be read as no death at all; none is the same.
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,7 @@ def read_death(path: Path, *, crashed: bool, died_ns: int | None, now_s: float) 
         data = path.read_bytes()
     except OSError:
         return None
-    if len(data) != 8 * _WORDS * (SLOTS + 1):
+    if len(data) != _SIZE:
         return None
     words = memoryview(data).cast("Q")
     if words[_CLEAN]:

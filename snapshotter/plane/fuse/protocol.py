@@ -100,6 +100,11 @@ def error_reply(unique: int, error: int) -> bytes:
     return _OUT_HEADER.pack(_OUT_HEADER.size, -error, unique)
 
 
+def data_reply(unique: int, data: bytes) -> bytes:
+    """The answer that gives data to a READ."""
+    return _OUT_HEADER.pack(_OUT_HEADER.size + len(data), 0, unique) + data
+
+
 def parse_init_request(message: bytes) -> InitRequest:
     """Read the first message of a connection.
 

@@ -13,7 +13,6 @@ import logging
 import os
 import select
 import struct
-import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from snapshotter.plane.fuse.protocol import (
     OP_READ,
     OP_READDIR,
     OP_READDIRPLUS,
+    data_reply,
     error_reply,
     parse_in_header,
 )
@@ -43,8 +43,8 @@ _NEWEST_TIMEOUT_S: Final = 5.0
 _STAT: Final = "import os, sys\ntry: os.lstat(sys.argv[1])\nexcept OSError: pass"
 _SILENT: Final = frozenset({OP_FORGET, OP_BATCH_FORGET, OP_INTERRUPT})
 _BODY: Final = 40
-_READ_IN: Final = struct.Struct("<QQ")
-"""First 16 bytes of fuse_read_in: fh, offset."""
+_READ_IN: Final = struct.Struct("<QQI")
+"""First 20 bytes of fuse_read_in: fh, offset, size."""
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class Waiting(NamedTuple):
     opcode: int
     unique: int
     request: Request
+    size: int = 0
+    """Of a READ: how many bytes are asked for."""
 
 
 def resend(fd: int) -> bool:
@@ -82,39 +84,64 @@ def refuse(fd: int, convicted: Collection[Request]) -> int:
     return count
 
 
-def sweep(fd: int, fresh_name: Path) -> int | None:
-    """Answer ESTALE to all that may be waiting for the dead daemon; returns to how many, None if no number was found.
+class Sweep(NamedTuple):
+    """What came of a sweep: how many waiters were told to ask again, and a READ that had to be taken for it, if it was one.
 
-    `fresh_name` is a path in the mount that the kernel has not asked for yet; a child looks it up if nobody else asks for anything.
+    `child` is a process that ends once somebody serves, and is to be waited for; 0: none was needed.
     """
-    newest = 0
-    count = 0
-    for waiting in _drain(fd):
-        newest = max(newest, waiting.unique)
-        count += _answer(fd, waiting.unique, errno.ESTALE)
-    if not newest:
-        newest = _number_of_a_lookup(fd, fresh_name)
-    if not newest:
+
+    told: int
+    read: Waiting | None
+    child: int
+
+
+def sweep(fd: int, fresh_name: Path) -> Sweep | None:
+    """Answer ESTALE to all that may be waiting for the dead daemon; None if the newest number was not found.
+
+    That takes one request out of the queue. All others there are newer and wait for us; those who are told to ask again
+    stand behind them. `fresh_name` is a path in the mount that the kernel has not asked for yet; a child looks it up if
+    nobody else asks for anything.
+    """
+    child, waiting = 0, next(_drain(fd), None)
+    if waiting is None:
+        child = _spawn_lookup(fresh_name)
+        waiting = _first(fd)
+    if waiting is None:
         return None
-    newest &= ~1
-    for unique in range(max(newest - SWEEP, 2), newest + 2, 2):
-        count += _answer(fd, unique, errno.ESTALE)
-    return count
+    newest = waiting.unique & ~1
+    count = sum(_answer(fd, unique, errno.ESTALE) for unique in range(max(newest - SWEEP, 2), newest, 2))
+    if waiting.opcode == OP_READ:
+        # Asked anew this would be the second refusal in a row for one page, which its reader would see.
+        return Sweep(count, waiting, child)
+    _answer(
+        fd, waiting.unique, errno.ENOENT if waiting.opcode == OP_LOOKUP and _is(waiting, fresh_name) else errno.ESTALE
+    )
+    return Sweep(count, None, child)
 
 
-def _number_of_a_lookup(fd: int, fresh_name: Path) -> int:
-    """Have a child ask for a name and return the request's number, once answered; 0 if none came."""
-    command = [sys.executable, "-I", "-S", "-c", _STAT, os.fspath(fresh_name)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/") as child:
-        newest = 0
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        while child.poll() is None and poll.poll(_NEWEST_TIMEOUT_S * 1000):
-            for waiting in _drain(fd):
-                newest = max(newest, waiting.unique)
-                _answer(fd, waiting.unique, errno.ENOENT if waiting.opcode == OP_LOOKUP else errno.ESTALE)
-        child.kill()
-    return newest
+def answer_read(fd: int, waiting: Waiting, data: bytes | bytearray | None) -> None:
+    """Answer the READ that a sweep had to take; None: it failed."""
+    if data is None:
+        _answer(fd, waiting.unique, errno.EIO)
+    else:
+        _write(fd, data_reply(waiting.unique, bytes(data)))
+
+
+def _spawn_lookup(name: Path) -> int:
+    """A process that asks for a name in the mount."""
+    command = [sys.executable, "-I", "-S", "-c", _STAT, os.fspath(name)]
+    return os.posix_spawn(sys.executable, command, {})
+
+
+def _first(fd: int) -> Waiting | None:
+    """The next request, which need not be that of a process that was started for it."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return next(_drain(fd), None) if poll.poll(_NEWEST_TIMEOUT_S * 1000) else None
+
+
+def _is(waiting: Waiting, fresh_name: Path) -> bool:
+    return waiting.request.argument == argument_of(OP_LOOKUP, os.fsencode(fresh_name.name))
 
 
 def _drain(fd: int) -> Iterator[Waiting]:
@@ -130,7 +157,8 @@ def _drain(fd: int) -> Iterator[Waiting]:
             raise
         opcode, unique, inode = parse_in_header(message)
         if opcode not in _SILENT:
-            yield Waiting(opcode, unique, Request(*_same(opcode, inode, message)))
+            size = _READ_IN.unpack_from(message, _BODY)[2] if opcode == OP_READ else 0
+            yield Waiting(opcode, unique, Request(*_same(opcode, inode, message)), size)
 
 
 def _same(opcode: int, inode: int, message: bytes) -> tuple[int, int, int]:
@@ -147,8 +175,12 @@ def _same(opcode: int, inode: int, message: bytes) -> tuple[int, int, int]:
 
 def _answer(fd: int, unique: int, error: int) -> bool:
     """Whether somebody waited for this number, who has this error now."""
+    return _write(fd, error_reply(unique, error))
+
+
+def _write(fd: int, reply: bytes) -> bool:
     try:
-        os.write(fd, error_reply(unique, error))
+        os.write(fd, reply)
     except OSError as refusal:
         if refusal.errno == errno.ENOENT:
             return False

@@ -63,7 +63,8 @@ class GateNumbers:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(self._path, flags, 0o600)
             try:
-                line = json.dumps(file).encode() + b"\n"
+                # A line before this one may have been cut off.
+                line = b"\n" + json.dumps(file).encode() + b"\n"
                 if os.write(fd, line) != len(line):
                     raise StoreError(f"no room to write {self._path}: free space on its file system")
             finally:

@@ -3,6 +3,7 @@
 import os
 import select
 import socket
+from array import array
 from collections.abc import MutableMapping, Sequence
 
 BARRIER_S = 2.0
@@ -72,7 +73,9 @@ class Notifier:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
             manager.setblocking(False)
             try:
-                socket.send_fds(manager, [state.encode()], fds, 0, address)
+                # Not socket.send_fds, which drops the address (Python 3.11).
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+                manager.sendmsg([state.encode()], rights, socket.MSG_NOSIGNAL, address)
             except OSError:
                 # A manager that is gone or whose queue is full must not end the daemon; it would say so itself.
                 return

@@ -20,6 +20,8 @@ Imports nothing but the standard library: the keeper runs without site-packages.
 
 import socket
 import struct
+from array import array
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 SOCKET_NAME: Final = "keeper.sock"
@@ -50,7 +52,8 @@ RESEND_NOTICE: Final = struct.pack("<IiQ", 16, 7, 0)
 _HEADER: Final = struct.Struct("<4sHHI")
 _MINOR: Final = struct.Struct("<I")
 _MAGIC: Final = b"EKP1"
-_MAX_FDS: Final = 4
+_CONTROL_SPACE: Final = socket.CMSG_SPACE(4 * 4)
+"""Room for four descriptors; of more the kernel closes what does not fit, and says so."""
 
 
 class Message(NamedTuple):
@@ -66,15 +69,18 @@ class Message(NamedTuple):
 def send(connection: socket.socket, message: Message) -> None:
     """Send one message with its descriptors; these stay the caller's. Raises OSError."""
     packet = _HEADER.pack(_MAGIC, message.kind, message.flags, message.value) + message.payload
-    if message.fds:
-        socket.send_fds(connection, [packet], list(message.fds), socket.MSG_NOSIGNAL)
-    else:
-        connection.send(packet, socket.MSG_NOSIGNAL)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", message.fds))] if message.fds else []
+    # Not socket.send_fds and recv_fds: they drop the flags (Python 3.11).
+    connection.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
 
 
 def receive(connection: socket.socket) -> Message | None:
     """The next message; None when the other side is gone, or says what no message is. Raises OSError."""
-    packet, fds, flags, _ = socket.recv_fds(connection, MAX_MESSAGE, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+    packet, controls, flags, _ = connection.recvmsg(MAX_MESSAGE, _CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC)
+    fds = array("i")
+    for level, what, data in controls:
+        if (level, what) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     if len(packet) < _HEADER.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         _close(fds)
         return None
@@ -101,6 +107,6 @@ def peer(connection: socket.socket) -> tuple[int, int]:
     return pid, uid
 
 
-def _close(fds: list[int]) -> None:
+def _close(fds: Iterable[int]) -> None:
     for fd in fds:
         socket.close(fd)

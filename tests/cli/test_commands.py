@@ -138,7 +138,7 @@ def test_cache_list_shows_each_image_and_what_none_names(node: FakeNode, capsys:
     assert run("cache", "list") == 0
     text = capsys.readouterr().out
     assert re.search(r"3 +0 +0 +1\.0 MiB +1\.0 MiB +100% +\d+ d +a\.example/small:1\n", text)
-    assert re.search(r"2 +1 +1 +1\.0 GiB +3\.0 MiB +1% +\d+ s +registry", text)
+    assert re.search(r"2 +1 +1 +1\.0 GiB +3\.0 MiB +1% +\d+ \w+ +registry", text)
     assert re.search(r"0 +4 +0 +- +- +- +- +z\.example", text)
     assert " ".join(text.split()).endswith(" 1.0 MiB not named by any image")
 

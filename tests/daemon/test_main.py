@@ -2,9 +2,7 @@
 
 import json
 import os
-import select
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -13,20 +11,23 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snapshotter.plane.mounts import detach, mounts_on
+from tests.doubles.keepers import await_no_keeper, keeper_pid
+from tests.doubles.service_manager import ServiceManager
 
-START_S = 30.0
+START_S = 120.0
 
 
 @dataclass
 class Instance:
-    """Directories of one daemon, and the socket on which it reports to its service manager."""
+    """Directories of one daemon, and the service manager that it reports to."""
 
     top: Path
-    manager: socket.socket
+    manager: ServiceManager
     running: list[subprocess.Popen[str]]
 
     @property
@@ -36,19 +37,23 @@ class Instance:
     def start(self, *options: str, wait: bool = True) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "snapshotter", "serve", "--root", str(self.top / "root")]
         command += ["--run-dir", str(self.top / "r"), "--log-format", "json", *options]
-        environment = os.environ | {"NOTIFY_SOCKET": str(self.top / "notify")}
+        environment = os.environ | {"NOTIFY_SOCKET": self.manager.address}
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         self.running.append(process)
         if wait:
-            while not self.said().startswith("READY=1\n"):
-                assert process.poll() is None, "it ended before it was ready"
+            self.await_ready(process)
         return process
 
-    def said(self) -> str:
-        """The next thing it told its service manager."""
-        heard, _, _ = select.select([self.manager], [], [], START_S)
-        assert heard, "nothing said in time"
-        return self.manager.recv(1000).decode()
+    def await_ready(self, process: "subprocess.Popen[str]") -> None:
+        """Return when it says that it serves."""
+        while not self.manager.said(lambda: process.poll() is None).startswith("READY=1\n"):
+            pass
+
+    def status(self) -> Any:
+        """What `snapshotter status` shows."""
+        done = self.command("status", "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "snapshotter", *arguments, "--address", str(self.top / "r/snapshotter.sock")]
@@ -62,9 +67,8 @@ class Instance:
 def instance() -> Iterator[Instance]:
     with (
         tempfile.TemporaryDirectory(prefix="ed-", dir="/tmp") as scratch,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        ServiceManager(Path(scratch)) as manager,
     ):
-        manager.bind(f"{scratch}/notify")
         made = Instance(Path(scratch), manager, [])
         try:
             yield made
@@ -74,6 +78,8 @@ def instance() -> Iterator[Instance]:
                     process.kill()
             while mounts_on(made.mountpoint):
                 detach(made.mountpoint)
+            # Without a mount there is nothing to keep.
+            await_no_keeper(made.top / "r")
 
 
 def end(process: "subprocess.Popen[str]", number: int) -> tuple[int, list[str]]:
@@ -85,12 +91,12 @@ def end(process: "subprocess.Popen[str]", number: int) -> tuple[int, list[str]]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_ready_means_it_answers_and_a_signal_ends_it_with_the_mount_in_place(instance: Instance, number: int) -> None:
     process = instance.start()
-    status = instance.command("status", "--json")
-    assert status.returncode == 0, status.stderr
-    answer = json.loads(status.stdout)
+    answer = instance.status()
     assert answer["pid"] == process.pid
     assert answer["plane"] in {"erofs", "fuse"}
     assert answer["problems"] == []
+    assert answer["take_overs"] == 0
+    assert answer["keeper_pid"] == keeper_pid(instance.top / "r") != 0
     assert os.stat(instance.top / "r/snapshotter.sock").st_mode & 0o777 == 0o600
     assert os.stat(instance.top / "r").st_mode & 0o777 == 0o700
     assert os.stat(instance.top / "root").st_mode & 0o777 == 0o700
@@ -98,16 +104,35 @@ def test_ready_means_it_answers_and_a_signal_ends_it_with_the_mount_in_place(ins
     assert code == 0
     assert messages[-1] == "stopped; mounts stay in place"
     assert len(mounts_on(instance.mountpoint)) == 1
-    assert instance.said() == "STOPPING=1"
+    assert instance.manager.said() == "STOPPING=1"
+    assert keeper_pid(instance.top / "r") == answer["keeper_pid"]
 
 
-def test_after_sigkill_the_next_one_starts_with_a_new_session_on_one_mount(instance: Instance) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_next_one_goes_on_with_session_and_mount(instance: Instance, number: int) -> None:
     first = instance.start()
+    before, (mount,) = instance.status(), mounts_on(instance.mountpoint)
+    end(first, number)
+    instance.start()
+    answer = instance.status()
+    assert (answer["session"], answer["take_overs"]) == (before["session"], 1)
+    assert answer["keeper_pid"] == before["keeper_pid"]
+    assert answer["containers_to_restart"] == []
+    assert mounts_on(instance.mountpoint) == [mount]
+
+
+def test_without_keeper_and_store_the_next_one_mounts_afresh_on_one_mount(instance: Instance) -> None:
+    first = instance.start()
+    keeper = instance.status()["keeper_pid"]
+    # Stopped, so that it starts no other keeper.
+    first.send_signal(signal.SIGSTOP)
+    os.kill(keeper, signal.SIGKILL)
     first.kill()
     first.communicate()
     instance.start()
-    answer = json.loads(instance.command("status", "--json").stdout)
-    assert answer["session"] == 2
+    answer = instance.status()
+    assert (answer["session"], answer["take_overs"]) == (2, 0)
+    assert answer["keeper_pid"] not in {0, keeper}
     assert len(mounts_on(instance.mountpoint)) == 1
 
 
@@ -132,6 +157,8 @@ def test_teardown_unmounts_and_ends_the_daemon_with_its_own_code(instance: Insta
     process.communicate(timeout=START_S)
     assert process.returncode == 3
     assert mounts_on(instance.mountpoint) == []
+    assert instance.manager.names == []
+    await_no_keeper(instance.top / "r")
 
 
 def test_teardown_works_when_the_daemon_is_gone(instance: Instance) -> None:

@@ -78,11 +78,10 @@ def test_without_an_address_nothing_listens_and_nothing_is_imported(instance: In
     )
     command = [sys.executable, "-c", code, "serve", "--root", str(instance.top / "root")]
     command += ["--run-dir", str(instance.top / "r")]
-    environment = os.environ | {"NOTIFY_SOCKET": str(instance.top / "notify")}
+    environment = os.environ | {"NOTIFY_SOCKET": instance.manager.address}
     again = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     instance.running.append(again)
-    while not instance.said().startswith("READY=1\n"):
-        assert again.poll() is None
+    instance.await_ready(again)
     again.send_signal(signal.SIGTERM)
     out, _ = again.communicate(timeout=START_S)
     assert out.splitlines()[-1] == "[]"

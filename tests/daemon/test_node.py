@@ -15,6 +15,7 @@ from snapshotter.daemon import node as node_module
 from snapshotter.daemon.ending import TORN_DOWN
 from snapshotter.daemon.inventory import layer_rows
 from snapshotter.daemon.node import Identity, Node
+from snapshotter.daemon.stranded import StrandedContainers
 from snapshotter.errors import PlaneError, Reason, StoreError
 from snapshotter.format.digest import Digest
 from snapshotter.layer.counters import Counters
@@ -132,6 +133,7 @@ def node(
     housekeeping: Any = None,
     failures: dict[int, str] | None = None,
     credential_problems: dict[str, str] | None = None,
+    keeper_pid: int = 11,
 ) -> Node:
     config = replace(Config(), root=tmp_path, run_dir=tmp_path / "r", cache=CacheConfig(quota=1000, min_free=0))
     healthy = SimpleNamespace(problems=lambda: iter(()))
@@ -147,6 +149,8 @@ def node(
         lambda: failures or {},
         cast("Any", SimpleNamespace(fuse_requests={"lookup": 3}, view=lambda **given: given)),
         lambda: credential_problems or {},
+        cast("Any", SimpleNamespace(keeper_pid=keeper_pid)),
+        StrandedContainers(tmp_path),
     )
 
 

@@ -1,10 +1,7 @@
 """What the gate asks, without layers, a store or a database: numbers, and contents that come when a test says so."""
 
-import threading
-import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -26,14 +23,11 @@ class NumberedFile(NamedTuple):
 
 @dataclass
 class MemoryNumbers:
-    """Numbers that live as long as this object. `fault` is raised instead of giving a new one, `faults` once each."""
+    """Numbers that live as long as this object. `fault` is raised instead of giving a new one."""
 
     known: dict[str, int] = field(default_factory=lambda: {DOMAIN: 1})
     files: dict[tuple[str, str], NumberedFile] = field(default_factory=dict)
     fault: SnapshotterError | None = None
-    faults: list[SnapshotterError] = field(default_factory=list)
-    together: threading.Barrier | None = None
-    """So many threads ask at the same time."""
 
     def domains(self) -> dict[str, int]:
         return dict(self.known)
@@ -42,14 +36,8 @@ class MemoryNumbers:
         return list(self.files.values())
 
     def add_gate_file(self, domain: str, name: str, size: int) -> NumberedFile:
-        if self.together is not None:
-            self.together.wait(20)
         if self.fault is not None:
             raise self.fault
-        with suppress(IndexError):
-            raise self.faults.pop()
-        if self.together is not None:
-            time.sleep(0.05)  # who failed is back first
         made = NumberedFile(len(self.files) + 1, domain, name, size)
         return self.files.setdefault((domain, name), made)
 

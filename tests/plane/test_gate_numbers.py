@@ -1,14 +1,12 @@
 """What the kernel was told of a file stays true: its size, and its number in every process."""
 
 import errno
-import threading
 from pathlib import Path
 
 import pytest
 import trio
 
-from snapshotter.errors import StoreError, StoreFull
-from snapshotter.plane.fuse.inodes import GATE_FILE
+from snapshotter.errors import StoreError
 from snapshotter.store.state import State
 from tests.doubles.gate import DOMAIN, HeldContents, MemoryNumbers
 from tests.plane.gates import LARGE, READER, SMALL, Asked, contents, opened, run
@@ -91,31 +89,12 @@ def test_a_later_daemon_gives_the_same_inodes(tmp_path: Path) -> None:
     state.close()
 
 
-def test_where_the_state_cannot_be_written_numbers_come_from_the_top(caplog: pytest.LogCaptureFixture) -> None:
-    of, numbers = contents(SMALL), MemoryNumbers(fault=StoreFull("no room to write state.db"))
+def test_two_lookups_at_the_same_time_give_one_inode() -> None:
+    """Numbers are given by a thread; who comes second has the first one's."""
+    of = contents()
 
     async def main() -> None:
-        async with opened(of, numbers, patience_s=0.01) as gate:
-            files = [await gate.lookup(DOMAIN, name, READER) for name in (LARGE, SMALL)]
-            assert [file and (file.number, file.name) for file in files] == [
-                (GATE_FILE - 1, LARGE),
-                (GATE_FILE - 2, SMALL),
-            ]
-            assert await gate.lookup(DOMAIN, LARGE, READER) is files[0]
-            assert await gate.read(GATE_FILE - 1, 0, 5) == bytes(5)
-
-    run(main)
-    assert "recording the number" in caplog.text
-
-
-@pytest.mark.parametrize("faults", [0, 1, 2])
-def test_two_lookups_at_the_same_time_give_one_inode(faults: int) -> None:
-    """Whichever of the two numbers could be written."""
-    of, full = contents(), StoreFull("no room to write state.db")
-    numbers = MemoryNumbers(faults=[full] * faults, together=threading.Barrier(2))
-
-    async def main() -> None:
-        async with opened(of, numbers) as gate:
+        async with opened(of) as gate:
             asked = Asked(gate)
             async with trio.open_nursery() as nursery:
                 for _ in range(2):
@@ -123,6 +102,17 @@ def test_two_lookups_at_the_same_time_give_one_inode(faults: int) -> None:
             one, other = asked.answers
             assert one is not None
             assert one is other is gate.file(one.number)
+
+    run(main)
+
+
+def test_a_number_that_cannot_be_kept_is_not_given() -> None:
+    full = StoreError("no room to write state.db")
+
+    async def main() -> None:
+        async with opened(contents(), MemoryNumbers(fault=full)) as gate:
+            with pytest.raises(StoreError, match="no room"):
+                await gate.lookup(DOMAIN, LARGE, READER)
 
     run(main)
 

@@ -4,8 +4,10 @@ It ends with 1 if anything was wrong, is left over, or (after ten minutes and mo
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -24,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=1800.0, help="how long (1800)")
     parser.add_argument("--seed", type=int, default=1, help="of everything that is left to chance (1)")
     parser.add_argument("--slots", type=int, default=2, help="containers of a node at a time (2)")
+    parser.add_argument("--samples", type=Path, help="a file for all that was seen, as JSON")
     parser.add_argument("nodes", nargs="*", metavar="NODE", help=f"one of: {', '.join(KINDS)}; all of them")
     options = parser.parse_args(argv)
     kinds = tuple(options.nodes) or tuple(KINDS)
@@ -35,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
             findings = soak(registry, plan)
     except KeyboardInterrupt:
         return INTERRUPTED
+    if options.samples:
+        options.samples.write_text(json.dumps({name: seen.rows() for name, seen in findings.watchers.items()}))
     console = Console(width=140)
     console.print(table(findings))
     console.print("\n".join(summary(findings)), highlight=False, markup=False)

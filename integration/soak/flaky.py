@@ -18,13 +18,13 @@ SHARE = 0.06
 
 KINDS = (
     *("503", "503@1", "429@1", "500", "close", "slow@0.5", "cut@1000", "cut@100000", "short@5000", "cut-in-headers"),
-    *("reset", "reset-in-body@3000", "stall@2000", "hang", "no-range", "chunked-cut", "page", "garbage"),
+    *("reset", "reset-in-body@3000", "stall@2000", "hang", "chunked-cut", "garbage"),
 )
-WRONG = ("corrupt", "flip@2000", "zeros")
-"""Wrong bytes in a right answer: a second time in a row they would be an I/O error, as they should be."""
+WRONG = ("corrupt", "flip@2000", "zeros", "no-range", "page")
+"""Wrong bytes in a right answer, or no answer at all: asked for once more, and then an I/O error, as it should be."""
 
-WRONG_AGAIN_AFTER = 50
-"""So many requests for a blob must have gone well before another one brings wrong bytes."""
+WRONG_AGAIN_AFTER = 30
+"""So many requests for a blob must have gone well before another one goes wrong like that."""
 
 LONGEST_CALM_S = 40.0
 LONGEST_DELAY_S = 0.03

@@ -57,6 +57,10 @@ class Watcher:
             }
             self.samples.append(Sample(time.monotonic() - self.began, age_s, figures))
 
+    def rows(self) -> list[dict[str, float]]:
+        """All samples, for a file."""
+        return [{"at": one.at, "age_s": one.age_s, **one.figures} for one in self.samples]
+
     def _keeper_pid(self) -> int:
         if not self._keeper or not Path(f"/proc/{self._keeper}").exists():
             keeper = find(self.node.daemon.run_dir)
@@ -68,11 +72,12 @@ class Watcher:
 
 
 def _process(name: str, pid: int) -> dict[str, float]:
-    """Source: proc(5): statm counts pages, the second number is what is resident."""
+    """Source: proc(5): statm counts pages, the second number is what is resident, the third what of it has a file."""
     process = Path(f"/proc/{pid}")
-    resident = int((process / "statm").read_text().split()[1]) * PAGE
+    _, resident, mapped, *_ = (int(pages) * PAGE for pages in (process / "statm").read_text().split())
     return {
         f"{name}: RSS, MB": resident / 1e6,
+        f"{name}: without files, MB": (resident - mapped) / 1e6,
         f"{name}: descriptors": len(os.listdir(process / "fd")),
         f"{name}: threads": len(os.listdir(process / "task")),
     }

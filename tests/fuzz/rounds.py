@@ -18,7 +18,7 @@ BUDGET_S = 0.6
 LONG_BUDGET_S = 10.0
 """The same with the profile "long", whose examples are new each time."""
 
-ROUND = 500
+ROUND = 100
 """Examples of a round in `make fuzz`."""
 
 CPU_S = 20.0

@@ -188,7 +188,9 @@ class Blob:
             for source in sources:
                 began = position
                 self._health.asking(source.need)
-                others = [other.need for other in sources if other is not source]
+                # A request that was given up for a newer one is followed by one that is not: a server may be slow in all it does.
+                patient = returned and not self._health.is_sick(source.need)
+                others = None if patient else [other.need for other in sources if other is not source]
                 try:
                     async with aclosing(self._from_source(source, position, end, others)) as pieces:
                         async for piece in pieces:
@@ -199,8 +201,8 @@ class Blob:
                     break
                 except Returned as news:
                     complaints.note(source.need, news)
-                    # One such try is free: whoever is back has not been asked yet.
-                    fault, returned = (news if returned else None), True
+                    # Whoever is back has not been asked yet: at once, and without counting.
+                    fault, returned = None, True
                     break
                 except Transient as broken:
                     fault = broken
@@ -225,9 +227,9 @@ class Blob:
                 await attempts.pause(Transient(complaints.beside(fault), fault.retry_after_s))
 
     async def _from_source(
-        self, source: _Source, position: int, end: int, others: Sequence[Need]
+        self, source: _Source, position: int, end: int, others: Sequence[Need] | None
     ) -> AsyncGenerator[bytes, None]:
-        """What one request brings: it may stop earlier than `end`. `others` may be asked instead."""
+        """What one request brings: it may stop earlier than `end`. Returned where one of `others`, or itself, has come back."""
         async with self._answer(source, position, end, others) as answer:
             stop = self._granted(answer, position, end)
             async with aclosing(self._body(answer.response, stop - position)) as pieces:
@@ -237,7 +239,9 @@ class Blob:
                     yield piece
 
     @asynccontextmanager
-    async def _answer(self, source: _Source, position: int, end: int, others: Sequence[Need]) -> AsyncIterator[Answer]:
+    async def _answer(
+        self, source: _Source, position: int, end: int, others: Sequence[Need] | None
+    ) -> AsyncIterator[Answer]:
         """The answer to one range request: 200, 206, or an error raised.
 
         A remembered redirect target that refuses has expired, in one of the many ways in which stores say so: the
@@ -250,7 +254,7 @@ class Blob:
             at_endpoint(need, f"blobs/{self.digest}"),
             self._what,
             headers={"range": f"bytes={position}-{end - 1}"},
-            listen=listener(self._exchange.wire, self._health, need, others),
+            listen=None if others is None else listener(self._exchange.wire, self._health, need, others),
         )
         target = source.target
         if target is not None:

@@ -1,6 +1,6 @@
 """A server that comes back is asked at once, also by those whose request it will never answer."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -25,14 +25,22 @@ MANY = 60
 class Away(Network):
     """Servers by host: until `back[host]` a request to one is never answered, or refused at once where `refusing`.
 
-    A request that was made before does not get its answer when the server is back. `slow_s` is how long blobs take.
+    A request that was made before does not get its answer when the server is back. `slow_s` is how long blobs take, `slow_knocks_s` the knocks.
     """
 
-    def __init__(self, back: dict[str, float], *, refusing: bool = False, slow_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        back: dict[str, float],
+        *,
+        refusing: bool = False,
+        slow_s: float = 0.0,
+        slow_knocks_s: Sequence[float] = (),
+    ) -> None:
         super().__init__(lambda request: serve(request) if "range" in request.headers else httpx.Response(200))
         self.back = back
         self.refusing = refusing
         self.slow_s = slow_s
+        self.slow_knocks_s = list(slow_knocks_s)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if trio.current_time() < self.back[request.url.host]:
@@ -43,6 +51,8 @@ class Away(Network):
             raise httpx.ReadTimeout("no answer")
         if "range" in request.headers:
             await trio.sleep(self.slow_s)
+        elif self.slow_knocks_s:
+            await trio.sleep(self.slow_knocks_s.pop(0))
         return await super().handle_async_request(request)
 
 
@@ -112,6 +122,17 @@ def test_a_slow_server_is_waited_for_though_it_answers_knocks() -> None:
 def test_a_slow_server_that_was_away_is_not_given_up_for_ever() -> None:
     network = Away({"r.test": 30.0}, slow_s=18.0)
     assert read_after(network, "r.test") < 18.0 + SOON_S
+
+
+def test_a_server_whose_every_answer_takes_longer_than_a_knock_waits_is_read_all_the_same() -> None:
+    network = Away({"r.test": 0.0}, slow_s=18.0, slow_knocks_s=[0.2, 3.0, 0.2, 3.0, 3.0, 0.2] * 100)
+
+    async def work() -> None:
+        async with registry(network, "r.test", retries=0) as one:
+            for _ in range(5):
+                assert await blob(one).read_range(0, 10) == DATA[:10]
+
+    simulate(work)
 
 
 def test_a_sick_mirror_that_hangs_costs_little_where_another_server_answers() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from integration.bench import asking, large, pulling, reading, sharing, starting
+from integration.bench import asking, large, pulling, reading, sharing, starting, taking_over
 from integration.bench.figure import Figure
 from integration.harness.node import running_registry
 from integration.harness.scratch import termination_unwinds
@@ -29,6 +29,9 @@ FIGURES = {
     "update": sharing.update,
     "cold-start": starting.cold_start,
     "round-trips": pulling.round_trips,
+    "pause": taking_over.pause,
+    "pause-standby": taking_over.pause_with_standby,
+    "restart": taking_over.restart,
     "entries": large.entries,
     "filling": large.filling,
     "image": large.image,

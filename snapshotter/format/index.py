@@ -22,6 +22,7 @@ from .layout import (
     MEMBER,
     NO_DIGEST,
     NODE,
+    NODES_REVISION,
     NONE,
     WORD,
     XATTR,
@@ -36,6 +37,7 @@ from .layout import (
 
 __all__ = [
     "INDEX_REVISION",
+    "NODES_REVISION",
     "Attributes",
     "BuildOptions",
     "Chunk",

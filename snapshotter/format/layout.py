@@ -27,6 +27,10 @@ from .digest import Digest
 INDEX_REVISION = 2
 """Changes with every change of the layout or of the numbering."""
 
+NODES_REVISION = 1
+"""The first revision that numbered nodes as this one does. The kernel goes on using numbers over a take-over, so a layer keeps
+its own where only the layout has changed; a change of the numbering is one of `INODE_REVISION` too."""
+
 MAGIC = b"lazyidx\x00"
 
 HEADER = struct.Struct("<8sIIIIQQQQ32s32sq20Q")

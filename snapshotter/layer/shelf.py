@@ -16,7 +16,7 @@ from pathlib import Path
 import trio
 
 from snapshotter.errors import ConfigError, FailedPrecondition, FormatError, NotFound, SnapshotterError, StoreError
-from snapshotter.format.index import INDEX_REVISION, FileIdentity, Index
+from snapshotter.format.index import INDEX_REVISION, NODES_REVISION, FileIdentity, Index
 from snapshotter.layer.counters import Counters
 from snapshotter.layer.disk_reads import DiskReads
 from snapshotter.layer.flights import Flights
@@ -144,10 +144,12 @@ class Shelf:
         self._layers[record.number] = self._make(record, index, self._sources(record, sources))
 
     async def _renew(self, record: LayerRecord) -> LayerRecord:
-        """A layer that another version left: its index in this revision, and a new number with it."""
+        """A layer that another version left: its index in this revision, and a new number if nodes have others now."""
         log.info("layer %s: its index is written anew for this version", record.layer_digest)
         await self._rebuild(replace(record, index_revision=INDEX_REVISION))
-        renewed = await trio.to_thread.run_sync(self._state.renumber_layer, record.number, INDEX_REVISION)
+        same_nodes = record.index_revision >= NODES_REVISION
+        change = self._state.reindex_layer if same_nodes else self._state.renumber_layer
+        renewed = await trio.to_thread.run_sync(change, record.number, INDEX_REVISION)
         await trio.to_thread.run_sync(self._drop_files, record)
         return renewed
 

@@ -90,6 +90,16 @@ class LayerTable(StateDatabase):
                 db.execute("UPDATE layers SET verified = 1 WHERE number = ?", (row["number"],))
             return _record(db.execute(_BY_IDENTITY, identity).fetchone())
 
+    def reindex_layer(self, number: int, index_revision: int) -> LayerRecord:
+        """Record that a layer's index is of another revision now, which numbers nodes as the one before did.
+
+        Raises:
+            NotFound: no such layer.
+        """
+        with self.write() as db:
+            db.execute("UPDATE layers SET index_revision = ? WHERE number = ?", (index_revision, number))
+        return self.layer(number)
+
     def renumber_layer(self, number: int, index_revision: int) -> LayerRecord:
         """Record a layer with an index of another revision; its sources and snapshots go over to the new number.
 

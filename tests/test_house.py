@@ -27,10 +27,11 @@ BELOW = {
     "image": OPEN | {"layer", "format", "registry", "store", "api", "containerd"},
     "doctor": OPEN | {"plane", "layer", "format", "registry", "store", "api", "containerd"},
     "cli": OPEN | {"image", "doctor", "layer", "format", "registry", "store", "api", "containerd"},
-    "daemon": OPEN | {"service", "plane", "layer", "format", "registry", "store", "api", "containerd", "metrics", "keeper"},
+    "daemon": OPEN
+    | {"service", "plane", "layer", "format", "registry", "store", "api", "containerd", "metrics", "keeper"},
 }
 # Commands that are the daemon, or do its work while there is none: the only arrows between the two upper rooms.
-DAEMON_COMMANDS = (PACKAGE / "cli" / "serve.py", PACKAGE / "cli" / "teardown.py")
+DAEMON_COMMANDS = tuple(PACKAGE / "cli" / f"{name}.py" for name in ("serve", "keeper", "teardown"))
 # Rooms without `async`: bytes and rules are tested without a loop. The bridge is what crosses to it.
 SYNCHRONOUS = ("format", "service", "store")
 BRIDGE = PACKAGE / "service" / "bridge.py"

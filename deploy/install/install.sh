@@ -148,25 +148,34 @@ own "$doc"
 config=$DESTDIR/etc/estargz/config.toml
 [ -e "$config" ] || [ -L "$config" ] || place "$release/share/config.toml" "$config"
 
-# Whether a process runs from this tree; one in a container with such a path keeps it too, which does no harm.
-in_use() {
+# Who runs from a tree: yes, somebody; keeper, the keeper alone, which outlives versions; or no. One in a container with
+# such a path counts too, which does no harm.
+user_of() {
+    user=no
     for exe in /proc/[0-9]*/exe; do
         case $(readlink -- "$exe" 2>/dev/null || :) in
-        "$1"/*) return 0 ;;
+        "$1"/*) ;;
+        *) continue ;;
         esac
+        if grep -q 'snapshotter\.keeper\.program' "${exe%exe}cmdline" 2>/dev/null; then
+            user=keeper
+        else
+            user=yes
+            break
+        fi
     done
-    return 1
+    echo $user
 }
 sweep() {
     kept=no
     for tree in "$trees"/* "$trees"/.new.* "$trees"/.old.*; do
         if [ "$tree" = "$trees/$id" ] || [ ! -d "$tree" ]; then
             continue
-        elif in_use "$tree"; then
-            kept=$tree
-        else
-            rm -rf "$tree"
         fi
+        case $(user_of "$tree") in
+        yes) kept=$tree ;;
+        no) rm -rf "$tree" ;;
+        esac
     done
 }
 
@@ -181,6 +190,8 @@ systemd=no
 if [ $systemd = yes ]; then
     systemctl daemon-reload
     if [ $restart = yes ]; then
+        # Who stands by first: it shall be of this version when it takes over.
+        systemctl try-restart estargz-snapshotter-standby.service
         systemctl try-restart estargz-snapshotter.service
     fi
 elif [ $restart = yes ]; then

@@ -48,7 +48,8 @@ if [ -z "$UNITDIR" ]; then
 fi
 lib=$DESTDIR$PREFIX/lib/estargz-snapshotter
 command=$DESTDIR$PREFIX/bin/snapshotter
-unit=estargz-snapshotter.service
+# Who stands by first: it would take over from the daemon. The keeper last: the daemon would start another.
+units='estargz-snapshotter-standby.service estargz-snapshotter.service estargz-snapshotter-keeper.service'
 [ -d "$lib" ] || fail "$lib does not exist: nothing is installed there; give the PREFIX it was installed with"
 [ -w "$lib" ] || fail "$lib may not be changed by $(id -un): run this as root"
 
@@ -101,7 +102,9 @@ leave_the_node() {
         "$command" teardown || fail "nothing was removed; --force goes on all the same"
     fi
     if [ -d /run/systemd/system ]; then
-        systemctl disable --now "$unit" || say "warning: $unit could not be disabled; see above"
+        for unit in $units; do
+            systemctl disable --now "$unit" || say "warning: $unit could not be disabled; see above"
+        done
     fi
 }
 
@@ -119,7 +122,9 @@ delete_state() {
         rmdir "$root" 2>/dev/null || :
     fi
     rm -rf "$run_dir/l" "$run_dir/e" "$run_dir/fuse"
-    rm -f "$run_dir/lock" "$run_dir/snapshotter.sock"
+    for file in lock snapshotter.sock keeper.sock keeper.lock keeper.log crash in-hand deaths gate-files stranded torn-down; do
+        rm -f "$run_dir/$file"
+    done
     rmdir "$run_dir" 2>/dev/null || :
     rm -f /etc/estargz/config.toml
     rmdir /etc/estargz 2>/dev/null || :
@@ -127,7 +132,9 @@ delete_state() {
 
 [ -n "$DESTDIR" ] || leave_the_node
 
-rm -f "$DESTDIR$UNITDIR/$unit"
+for unit in $units; do
+    rm -f "$DESTDIR$UNITDIR/$unit"
+done
 if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
     systemctl daemon-reload
 fi

@@ -17,6 +17,7 @@ COMMANDS = {
     name: Place(name, name, what)
     for name, what in {
         "serve": "Run the daemon that containerd talks to.",
+        "keeper": "Keep the connection to the kernel while no daemon has it.",
         "status": "Show how the daemon is.",
         "layers": "Show every layer: how much of it is here, or why it is not lazy.",
         "top": "Show live who waits for which file, and what crosses the wire.",

@@ -31,7 +31,7 @@ from snapshotter.daemon.last_words import LastWords
 from snapshotter.daemon.notify import Notifier
 from snapshotter.daemon.planes import Handover, serve_fuse
 from snapshotter.daemon.registries import RegistryClient, reach_registries
-from snapshotter.daemon.standby import stand_by
+from snapshotter.daemon.standby import dismiss, expect_followers, stand_by
 from snapshotter.errors import SnapshotterError, TakeOverRefused
 from snapshotter.layer.room import LayerRoom, assemble
 from snapshotter.layer.sources import RegistryAccess
@@ -90,10 +90,11 @@ def run(config: Config, *, standby: bool = False) -> int:
     with ExitStack() as undo:
         preflight.own_directory(config.root, "root")
         preflight.own_directory(config.run_dir, "run_dir")
-        if standby:
-            stand_by(config, notifier)
+        if standby and not stand_by(config, notifier):
+            return TORN_DOWN
         undo.callback(RootLock(config.root, wait_s=LOCK_WAIT_S).release)
         undo.callback(preflight.lock_run_dir(config, wait_s=LOCK_WAIT_S).release)
+        expect_followers(config.run_dir)
         # Before anything is mounted: a start that must fail leaves nothing behind.
         check_address(config.socket)
         last_words = LastWords(config.run_dir)
@@ -183,6 +184,7 @@ async def serve(
             nursery.cancel_scope.cancel()
     if ending.exit_code == TORN_DOWN:
         custody.drop()
+        dismiss(config.run_dir)
     log.info("stopped; %s", "everything is unmounted" if ending.exit_code == TORN_DOWN else "mounts stay in place")
     return ending.exit_code
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from snapshotter.config import Config
 from snapshotter.daemon.preflight import lock_run_dir
 from snapshotter.daemon.users import find_users
+from snapshotter.errors import KeeperGone
+from snapshotter.keeper import client
 from snapshotter.plane.erofs.mounting import EROFS_MOUNTS, Backing, ErofsMounts
 from snapshotter.plane.erofs.probing import clear_trial
 from snapshotter.plane.fuse.kernel import detach_ours
@@ -51,7 +53,7 @@ def teardown_stopped(config: Config, *, force: bool) -> TeardownView:
 
     Raises:
         StoreLocked: one runs after all.
-        PlaneError: as `teardown`.
+        PlaneError: as `teardown`, or the keeper serves a daemon.
     """
     with ExitStack() as undo:
         if config.root.is_dir():
@@ -60,6 +62,25 @@ def teardown_stopped(config: Config, *, force: bool) -> TeardownView:
             # A daemon with another root may serve it.
             undo.enter_context(lock_run_dir(config))
         result = teardown(config.run_dir, config.root, force=force)
-        if result.done and config.socket.is_socket():
-            config.socket.unlink(missing_ok=True)
+        if result.done:
+            _end_keeper(config.run_dir)
+            if config.socket.is_socket():
+                config.socket.unlink(missing_ok=True)
         return result
+
+
+def _end_keeper(run_dir: Path) -> None:
+    """Have the keeper forget what it keeps: containers that are left get errors, where they would wait for a daemon."""
+    keeper = client.find(run_dir)
+    if keeper is None:
+        return
+    with keeper:
+        try:
+            # As the daemon: a keeper ends with the last one that has nothing to be kept.
+            kept = keeper.hello()
+            if kept is not None:
+                os.close(kept.fd)
+            keeper.drop()
+        except KeeperGone:
+            # It ended because the last mount is gone.
+            pass

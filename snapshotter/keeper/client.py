@@ -181,10 +181,13 @@ def greet(run_dir: Path) -> tuple[Keeper, Kept | None]:
         keeper = Keeper.reach(run_dir)
         try:
             return keeper, keeper.hello()
-        except BaseException as error:
+        except KeeperGone:
             keeper.close()
-            if not isinstance(error, KeeperGone) or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise
+        except PlaneError:
+            keeper.close()
+            raise
         time.sleep(_PAUSE_S)
 
 

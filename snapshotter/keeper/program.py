@@ -228,6 +228,15 @@ def say(sentence: str) -> None:
     sys.stderr.flush()
 
 
+def tell_ready() -> None:
+    """Tell the service manager, if it is one that started this process. Source: sd_notify(3)."""
+    address = os.environ.pop("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, suppress(OSError):
+        manager.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
+
+
 def _close(fds: tuple[int, ...]) -> None:
     for fd in fds:
         os.close(fd)
@@ -244,6 +253,7 @@ def main(run_dir: str, first: int = -1) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        tell_ready()
         return
     path = os.path.join(run_dir, SOCKET_NAME)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -254,5 +264,6 @@ def main(run_dir: str, first: int = -1) -> None:
     keeper = Keeper(listener)
     if first >= 0:
         keeper.adopt(socket.socket(fileno=first))
+    tell_ready()
     keeper.run()
     os.unlink(path)

@@ -1,10 +1,12 @@
 """A system in a directory: its own root, mounts that no other process sees, and the kernel's own file systems."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dev.distribution.libraries import loader
@@ -66,7 +68,10 @@ class Jail:
 
 @contextmanager
 def jail(root: Path) -> Iterator[Jail]:
-    """`root` as a system. Its mounts live in a namespace that goes with its last process, also when a test fails."""
+    """`root` as a system. Its mounts live in a namespace that goes with its last process, also when a test fails.
+
+    That may be a keeper, which lasts as long as the mounts do: it is killed.
+    """
     for name in ("proc", "sys", "dev", "run", "tmp"):
         (root / name).mkdir(exist_ok=True)
     mounts = " && ".join(f"mount {' '.join(words[:-1])} '{root}/{words[-1]}'" for words in _MOUNTS)
@@ -81,9 +86,23 @@ def jail(root: Path) -> Iterator[Jail]:
         assert holder.stdout.readline() == b"ready\n"
         yield Jail(root, holder.pid)
     finally:
+        for pid in _others_in_namespace_of(holder.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         holder.stdin.close()
         holder.wait(TIMEOUT_S)
         holder.stdout.close()
+
+
+def _others_in_namespace_of(holder: int) -> Iterator[int]:
+    """Processes that see the mounts of `holder`, a child of ours in a mount namespace of its own."""
+    own = os.readlink(f"/proc/{holder}/ns/mnt")
+    if own == os.readlink("/proc/self/ns/mnt"):
+        return
+    for name in os.listdir("/proc"):
+        with suppress(OSError):
+            if name.isdecimal() and int(name) != holder and os.readlink(f"/proc/{name}/ns/mnt") == own:
+                yield int(name)
 
 
 def minimal_root(root: Path) -> Path:

@@ -89,10 +89,13 @@ def test_an_upgrade_leaves_the_running_daemon_its_files_until_it_is_restarted(no
     assert (node.root / "etc/estargz/config.toml").read_text() == 'plane = "fuse"\n'
     with node.daemon(tmp_path / "log", "snapshotter", "serve") as daemon:
         assert "plane          fuse" in node.output("snapshotter", "status")
+        assert '"take_overs": 1' in node.output("snapshotter", "status", "--json")
         assert "still runs" not in node.output("sh", "/next/install.sh")
-        assert [path.name for path in (node.root / TREES).iterdir()] == [f"9-{old.name}"]
+        # The keeper is of the version before, for as long as there are mounts.
+        assert {path.name for path in (node.root / TREES).iterdir()} == {old.name, f"9-{old.name}"}
         # The same release over itself: what runs finds the same files.
         assert "daemon" in node.output("snapshotter", "status")
+    node.output("snapshotter", "teardown")
 
 
 def test_a_removal_is_refused_while_containerd_or_a_container_needs_it(node: Jail, tmp_path: Path) -> None:
@@ -150,7 +153,16 @@ def test_systemd_is_told_what_changes_and_restarts_only_when_asked(node: Jail) -
     assert "restart" not in told.read_text()
     told.unlink()
     node.output("sh", "/next/install.sh", "--restart")
-    assert told.read_text().splitlines()[:2] == ["daemon-reload", "try-restart estargz-snapshotter.service"]
+    assert told.read_text().splitlines()[:3] == [
+        "daemon-reload",
+        "try-restart estargz-snapshotter-standby.service",
+        "try-restart estargz-snapshotter.service",
+    ]
     told.unlink()
     node.output("sh", UNINSTALL)
-    assert told.read_text().splitlines() == ["disable --now estargz-snapshotter.service", "daemon-reload"]
+    assert told.read_text().splitlines() == [
+        "disable --now estargz-snapshotter-standby.service",
+        "disable --now estargz-snapshotter.service",
+        "disable --now estargz-snapshotter-keeper.service",
+        "daemon-reload",
+    ]

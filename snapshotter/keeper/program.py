@@ -101,6 +101,7 @@ class Keeper:
                 say(f"no daemon for {self._kept.deadline_s} s: aborting the FUSE connection; readers get an error")
                 abort(self._kept.minor)
                 self._forget()
+                self._end_soon()
                 continue
             for fd, event in self._poll.poll(None if left_s is None else left_s * 1000 + 1):
                 self._turn(fd, event)
@@ -120,8 +121,7 @@ class Keeper:
             if event & _GONE:
                 say("the FUSE connection ended: its mounts are gone")
                 self._forget()
-                # With it ends what this process is for.
-                self._since = time.monotonic() - self._idle_s
+                self._end_soon()
         elif fd in self._clients:
             self._hear(self._clients[fd])
 
@@ -182,6 +182,10 @@ class Keeper:
             self._kept = None
             self._since = time.monotonic()
 
+    def _end_soon(self) -> None:
+        """What this process is for has ended: it ends as well, unless somebody talks to it."""
+        self._since = time.monotonic() - self._idle_s
+
     def _leave(self, client: socket.socket) -> None:
         """A client is gone. If it was the daemon, what it had in hand is asked again and the clock starts."""
         self._poll.unregister(client)
@@ -192,7 +196,7 @@ class Keeper:
         self._owner = None
         self._left = time.monotonic()
         if self._kept is None:
-            self._since = time.monotonic() - self._idle_s
+            self._end_soon()
             return
         if self._served:
             # One that never came to answer stops no clock: a daemon that dies at each start has stayed away.
@@ -249,6 +253,8 @@ def main(run_dir: str, first: int = -1) -> None:
     """
     os.chdir("/")
     os.umask(0o177)
+    # Whatever the one who started this left open to its children.
+    os.closerange(max(first, 2) + 1, os.sysconf("SC_OPEN_MAX"))
     lock = os.open(os.path.join(run_dir, LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -20,6 +20,7 @@ from snapshotter.keeper import client
 from snapshotter.plane.fuse.kernel import Connection, is_alive
 from snapshotter.plane.fuse.plane import MOUNT_NAME
 from snapshotter.plane.fuse.record import SessionRecord, decode_record
+from snapshotter.plane.probe import PlaneChoice
 
 RETRY_S: Final = 5.0
 
@@ -33,6 +34,11 @@ class Inherited:
     connection: Connection
     record: SessionRecord
     died_ns: int | None
+
+
+def with_plane(record: SessionRecord, plane: PlaneChoice) -> SessionRecord:
+    """The record with the plane that runs."""
+    return replace(record, plane=plane.plane, plane_reason=plane.reason, backing=plane.backing or "")
 
 
 class Custody:
@@ -112,6 +118,12 @@ class Custody:
         finally:
             os.close(memory)
         self._notifier.settle()
+
+    def amend(self, plane: PlaneChoice) -> None:
+        """Have another plane recorded: the configuration wants it now. Raises PlaneError."""
+        if self._kept is not None:
+            fd, record = self._kept
+            self.keep(fd, with_plane(record, plane))
 
     def serving(self) -> None:
         """The kernel has its INIT reply, and is answered."""

@@ -35,7 +35,9 @@ from snapshotter.daemon.standby import dismiss, expect_followers, stand_by
 from snapshotter.errors import SnapshotterError, TakeOverRefused
 from snapshotter.layer.room import LayerRoom, assemble
 from snapshotter.layer.sources import RegistryAccess
+from snapshotter.plane.erofs.mounting import Backing
 from snapshotter.plane.erofs.probing import probe
+from snapshotter.plane.fuse.record import SessionRecord
 from snapshotter.plane.probe import PlaneChoice, choose_plane, read_facts
 from snapshotter.service.address import check_address
 from snapshotter.store.cache_db import CacheDB
@@ -101,7 +103,7 @@ def run(config: Config, *, standby: bool = False) -> int:
         custody = Custody(config, notifier, stored)
         inherited = custody.take()
         # A connection that is there is served first: its readers wait.
-        plane = None if inherited else find_plane(config)
+        plane = known_plane(config, inherited.record) if inherited else find_plane(config)
         log.info("version %s, root %s", __version__, config.root)
         try:
             return trio.run(serve, config, plane, notifier, custody, inherited, last_words)
@@ -120,6 +122,18 @@ def find_plane(config: Config) -> PlaneChoice:
         log.warning("%s", warning)
     log.info("plane %s (%s)", plane.plane, plane.reason)
     return plane
+
+
+def known_plane(config: Config, record: SessionRecord) -> PlaneChoice | None:
+    """The plane that ran when the connection was mounted; None if another is wanted now, which is tried once we serve.
+
+    A trial mounts an overlay, for which the kernel takes a lock that somebody may hold who waits for our first answer.
+    """
+    if not record.plane or config.plane not in ("auto", record.plane):
+        return None
+    backing = Backing(record.backing) if record.backing else None
+    log.info("plane %s (%s)", record.plane, record.plane_reason)
+    return PlaneChoice(record.plane, record.plane_reason, (), backing)
 
 
 def _begin_anew(custody: Custody, error: TakeOverRefused, environment: Mapping[str, str]) -> NoReturn:
@@ -161,12 +175,13 @@ async def serve(
             access = RegistryAccess()
             room = assemble(nursery, config, config.root, ground.state, ground.store, access, local)
             await room.restore()
-            handover = Handover(custody, inherited, last_words, ground.session)
+            handover = Handover(custody, inherited, last_words, ground.session, plane)
             kernel = await serve_fuse(nursery, config, ground.state, handover, ground.store.place, room, ending)
             client = await reach_registries(config, undo)
             access.give(client.registry)
             if plane is None:
                 plane = await trio.to_thread.run_sync(find_plane, config)
+                await trio.to_thread.run_sync(custody.amend, plane)
             room.images.with_metadata_images = plane.backing is not None
             room.start(nursery)
             with ExitStack() as listening:

@@ -13,7 +13,7 @@ from pyfuse3 import FUSEError
 
 from snapshotter import __version__
 from snapshotter.config import Config
-from snapshotter.daemon.custody import Custody, Inherited
+from snapshotter.daemon.custody import Custody, Inherited, with_plane
 from snapshotter.daemon.ending import Ending
 from snapshotter.daemon.gate_numbers import EXTRA_NUMBERS, GateNumbers
 from snapshotter.daemon.last_words import LastWords, report
@@ -65,12 +65,16 @@ class KernelSide:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What a daemon that begins has from the ones before it, and leaves to the next. `inherited`: None on a fresh mount."""
+    """What a daemon that begins has from the ones before it, and leaves to the next.
+
+    `inherited` is None on a fresh mount, `plane` if it is not known yet, which happens on an inherited one only.
+    """
 
     custody: Custody
     inherited: Inherited | None
     last_words: LastWords
     session: int
+    plane: PlaneChoice | None
 
 
 async def serve_fuse(
@@ -86,7 +90,7 @@ async def serve_fuse(
     convicted = handover.last_words.convicted(inherited.died_ns if inherited else None)
     in_hand = handover.last_words.begin()
     if inherited is None:
-        connection, record = await trio.to_thread.run_sync(_mount, config, state, handover.session)
+        connection, record = await trio.to_thread.run_sync(_mount, config, state, handover)
     else:
         connection, record = inherited.connection, inherited.record.taken_over()
     extra_numbers = config.run_dir / EXTRA_NUMBERS
@@ -127,7 +131,7 @@ async def serve_fuse(
     return KernelSide(gate, operations, in_hand, record.take_overs)
 
 
-def _mount(config: Config, state: State, session: int) -> tuple[Connection, SessionRecord]:
+def _mount(config: Config, state: State, handover: Handover) -> tuple[Connection, SessionRecord]:
     """A fresh mount, on which the kernel knows no file of the gate. Blocking. Raises PlaneError, StoreError."""
     StrandedContainers(config.run_dir).add(find_users(config.run_dir, config.root))
     connection = open_connection(config.run_dir / MOUNT_NAME)
@@ -136,14 +140,14 @@ def _mount(config: Config, state: State, session: int) -> tuple[Connection, Sess
     record = SessionRecord(
         RECORD_REVISION,
         INODE_REVISION,
-        session,
+        handover.session,
         connection.init,
         b"",
         connection.device,
         str(connection.mount_point),
         __version__,
     )
-    return connection, record
+    return connection, record if handover.plane is None else with_plane(record, handover.plane)
 
 
 def _redeliver(fd: int, convicted: Collection[Request], fresh_name: Path, *, resends: bool) -> Sweep | None:

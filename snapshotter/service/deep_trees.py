@@ -87,7 +87,8 @@ def _entries(descriptor: int) -> list[tuple[bytes, os.stat_result]]:
 def delete_tree(top: Path) -> None:
     """Delete a tree that nobody else changes; nothing happens if it is not there.
 
-    Subdirectories are renamed up to the second level before they are emptied, so that no path grows with the depth.
+    Only where a path grows too long is a directory renamed up into `top`: such a rename takes the lock of the whole file
+    system, which the kernel may hold while it waits for the FUSE mount that this process serves.
 
     Raises:
         OSError: something cannot be removed.
@@ -100,32 +101,36 @@ def delete_tree(top: Path) -> None:
         top.unlink(missing_ok=True)
         return
     try:
-        pending = _empty(descriptor, descriptor)
+        # A directory stands here twice: first to be emptied, then, below its subdirectories, to be removed.
+        pending = [(name, False) for name in _empty(b".", descriptor)]
         while pending:
-            name = pending.pop()
-            child = os.open(name, _DIRECTORY, dir_fd=descriptor)
-            try:
-                pending += _empty(child, descriptor)
-            finally:
-                os.close(child)
-            os.rmdir(name, dir_fd=descriptor)
+            relative, emptied = pending.pop()
+            if emptied:
+                os.rmdir(relative, dir_fd=descriptor)
+            else:
+                pending.append((relative, True))
+                pending += [(name, False) for name in _empty(relative, descriptor)]
     finally:
         os.close(descriptor)
     top.rmdir()
 
 
-def _empty(directory: int, top: int) -> list[bytes]:
-    """Unlink what is in `directory` and move its subdirectories into `top`; return their names there."""
-    moved = []
-    with os.scandir(directory) as listing:
-        entries = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in listing]
-    for name, is_directory in entries:
-        if not is_directory:
-            os.unlink(name, dir_fd=directory)
-        elif directory == top:
-            moved.append(name)
-        else:
-            target = b"." + secrets.token_hex(12).encode()
-            os.rename(name, target, src_dir_fd=directory, dst_dir_fd=top)
-            moved.append(target)
-    return moved
+def _empty(relative: bytes, top: int) -> list[bytes]:
+    """Unlink what is in a directory and return its subdirectories, by their paths from `top`."""
+    found = []
+    directory = os.open(relative, _DIRECTORY, dir_fd=top)
+    try:
+        with os.scandir(directory) as listing:
+            entries = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in listing]
+        for name, is_directory in entries:
+            if not is_directory:
+                os.unlink(name, dir_fd=directory)
+                continue
+            path = relative + b"/" + name
+            if len(path) > _MAX_RELATIVE:
+                path = b"." + secrets.token_hex(12).encode()
+                os.rename(name, path, src_dir_fd=directory, dst_dir_fd=top)
+            found.append(path)
+    finally:
+        os.close(directory)
+    return found

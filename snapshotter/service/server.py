@@ -89,9 +89,10 @@ def build_server(
 
 
 def _bind(server: grpc.Server, address: Path) -> None:
-    """Bind under a passing name and rename: at no moment does the socket have another mode than it keeps.
+    """Bind under a passing name and link: at no moment does the socket have another mode than it keeps.
 
-    grpc would remove a socket that lies there without asking whether somebody listens.
+    grpc would remove a socket that lies there without asking whether somebody listens. No rename: between directories
+    that takes the lock of the whole file system.
     """
     if not address.parent.is_dir():
         address.parent.mkdir(mode=_DIRECTORY_MODE, parents=True)
@@ -104,7 +105,8 @@ def _bind(server: grpc.Server, address: Path) -> None:
         except RuntimeError as error:
             raise StoreError(f"socket {address}: {error}") from error
         bound.chmod(_SOCKET_MODE)
-        bound.rename(address)
+        address.unlink(missing_ok=True)
+        address.hardlink_to(bound)
     finally:
         bound.unlink(missing_ok=True)
         bound.parent.rmdir()

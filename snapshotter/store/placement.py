@@ -104,6 +104,8 @@ class Placement:
         if present is not None:
             if present.st_size == identity.size and not is_derived(present):
                 os.unlink(name, dir_fd=directory)
+                if os.path.samestat(present, status):  # placed before, but the disk did not take its other name away
+                    self._entered(domain, digest, status, linked=False)
                 return
             self._unlink(self.objects, domain, digest, present)
         linked = None if identity.derived else self._link(domain, digest, identity.size)

@@ -144,10 +144,27 @@ class ObjectTree(DomainDirectories):
         return self.named(domain, digest.hex())
 
     def place(self, source_dir: int, source: str, domain: str, digest: bytes) -> None:
-        """Rename a file into its place, over whatever has the name."""
+        """Move a file into its place, over whatever has the name; as `move_to`, not by a rename where there are hard links.
+
+        Raises:
+            OSError: the disk refused; the file may have both names then.
+        """
         name = digest.hex()
         with self._shard(domain, name[:2], create=True) as shard:
-            os.rename(source, name, src_dir_fd=source_dir, dst_dir_fd=shard)
+            try:
+                self._link_over(source, source_dir, name, shard)
+            except OSError:
+                os.rename(source, name, src_dir_fd=source_dir, dst_dir_fd=shard)
+                return
+        os.unlink(source, dir_fd=source_dir)
+
+    @staticmethod
+    def _link_over(source: str, source_dir: int, name: str, shard: int) -> None:
+        try:
+            os.link(source, name, src_dir_fd=source_dir, dst_dir_fd=shard, follow_symlinks=False)
+        except FileExistsError:
+            os.unlink(name, dir_fd=shard)
+            os.link(source, name, src_dir_fd=source_dir, dst_dir_fd=shard, follow_symlinks=False)
 
     def link(self, from_domain: str, to_domain: str, digest: bytes) -> bool:
         """Give an object of one domain a name in another; False when the file system or its link limit forbids it."""
@@ -259,11 +276,7 @@ class ObjectTree(DomainDirectories):
         """
         name = digest.hex()
         with self._shard(domain, name[:2], create=True) as shard:
-            try:
-                os.link(name, name, src_dir_fd=source_dir, dst_dir_fd=shard, follow_symlinks=False)
-            except FileExistsError:
-                os.unlink(name, dir_fd=shard)
-                os.link(name, name, src_dir_fd=source_dir, dst_dir_fd=shard, follow_symlinks=False)
+            self._link_over(name, source_dir, name, shard)
 
     def move_shard_to(self, other: "ObjectTree", domain: str, shard: str) -> None:
         """Move all objects of a shard at once, or one by one where the other tree already has the shard."""

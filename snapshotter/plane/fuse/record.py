@@ -34,6 +34,10 @@ class SessionRecord:
     """Of the daemon that mounted."""
     take_overs: int = 0
     """How many daemons have taken the connection over so far."""
+    plane: str = ""
+    plane_reason: str = ""
+    backing: str = ""
+    """Which plane runs, why, and what its images are mounted from: found out at the mount, and no other in the same boot."""
 
     def encode(self) -> bytes:
         """As bytes, for a keeper or a memory file."""
@@ -70,6 +74,9 @@ def decode_record(data: bytes) -> SessionRecord:
             mount_point=fields["mount_point"],
             version=fields["version"],
             take_overs=fields["take_overs"],
+            plane=fields.get("plane", ""),
+            plane_reason=fields.get("plane_reason", ""),
+            backing=fields.get("backing", ""),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise PlaneError(f"what the daemon before kept is not a record: {error!r}") from error

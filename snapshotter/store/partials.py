@@ -304,8 +304,12 @@ def _read_entry(domain: str, directory: int, name: str) -> PartialEntry | None:
             blocks = os.fstat(fd).st_blocks
         finally:
             os.close(fd)
-        blocks += os.stat(f"{name}.data", dir_fd=directory, follow_symlinks=False).st_blocks
+        data = os.stat(f"{name}.data", dir_fd=directory, follow_symlinks=False)
+        blocks += data.st_blocks
     except OSError:
+        return None
+    # It became an object and did not lose its name here: what is written into it would be written into that.
+    if data.st_nlink > 1:
         return None
     if len(head) < len(MAGIC) + 40 or not head.startswith(MAGIC):
         return None

@@ -188,7 +188,8 @@ def test_whatever_the_disk_refuses_on_the_way_of_a_file_it_comes_in_whole_later(
         for ordinal in range(len(identity.chunks)):
             put(store, DATA, identity, ordinal)
         assert content(store, identity) == DATA
-        assert store.usage().used == du(tmp_path)
+        # What could not be unlinked has two names until the next start, and is counted by each.
+        assert call == "unlink" or store.usage().used == du(tmp_path)
     with opened(tmp_path) as store:
         assert content(store, identity) == DATA
         assert store.usage().used == du(tmp_path)

@@ -17,7 +17,7 @@ _FIRST: Final = 3
 
 
 def inherited(environment: MutableMapping[str, str] = os.environ) -> dict[str, int]:
-    """The descriptors that this process was given, by name; of several with one name the last, the others are closed.
+    """The descriptors that this process was given, by name; of several with one name the last. All others are closed.
 
     The variables are removed, so that no child takes the descriptors for its own.
     """
@@ -33,10 +33,12 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> dict[str, i
         except OSError:
             continue
         name = names[fd - _FIRST] if fd - _FIRST < len(names) else ""
-        if name in NAMES:
-            if name in found:
-                os.close(found[name])
-            found[name] = fd
+        if name not in NAMES:
+            os.close(fd)
+            continue
+        if name in found:
+            os.close(found[name])
+        found[name] = fd
     return found
 
 

@@ -81,6 +81,11 @@ class ServiceManager:
         with self._lock:
             return [name for name, _ in self._store]
 
+    def keep(self, name: str, fd: int) -> None:
+        """Keep a copy of `fd`, as if a service had sent it."""
+        with self._lock:
+            self._store.append((name, os.dup(fd)))
+
     def lose(self) -> None:
         """Drop everything that is kept, as where the store is off."""
         with self._lock:

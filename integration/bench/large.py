@@ -20,7 +20,8 @@ from integration.images.torture import torture_image
 from snapshotter.format.codec import Codec
 from snapshotter.format.digest import from_raw
 from snapshotter.format.erofs import write_image
-from snapshotter.format.index import BuildOptions, Index, build_index
+from snapshotter.format.index import BuildOptions, Index
+from snapshotter.format.index_build import build_index
 
 MANY = 100_000
 IN_EACH_FOLDER = 250

@@ -7,14 +7,15 @@ import sys
 import time
 from pathlib import Path
 
-from integration.bench.figure import EROFS, FUSE, QUIET, Figure
+from integration.bench.figure import BUILD, EROFS, FUSE, QUIET, Figure
 from integration.harness.cri import Container
 from integration.harness.daemon import Table
-from integration.harness.node import Node, node
+from integration.harness.node import PAUSE, Node, node
 from integration.harness.process import Process, wait_for
 from integration.harness.registry import Registry
 from integration.images.dialects import push_built
 from integration.images.readers import faults_of, gaps_of, push_readers_image, start_probe, stop_readers
+from integration.images.sample import pause_image
 from integration.images.trial import programs
 from tests.doubles.layers import dir, file, layer
 
@@ -64,8 +65,7 @@ def restart(registry: Registry) -> Figure:
     _push_many(registry)
     answered, served = [], []
     with node(registry, settings=ALONE) as one:
-        with registry.client() as client:
-            push_readers_image(client, "readers:restart", seed=3, small=20, large=1)
+        _push_readers(registry, "readers:restart")
         probe = _begin_probe(one, "readers:restart")
         for number in range(IMAGES):
             one.pull(f"many:{number}")
@@ -93,8 +93,7 @@ def restart(registry: Registry) -> Figure:
 def _pauses(registry: Registry, plane: str, *, standby: bool) -> list[float]:
     """How long a probe waited at each kill, in seconds."""
     name = f"readers:pause-{plane}"
-    with registry.client() as client:
-        push_readers_image(client, name, seed=5, small=20, large=1)
+    _push_readers(registry, name)
     with node(registry, settings=ALONE, plane=plane) as one:
         probe = _begin_probe(one, name)
         killed = [
@@ -136,6 +135,12 @@ def _loading_s() -> float:
         subprocess.run([sys.executable, "-c", "import trio, pyfuse3"], check=True, cwd=Path("/"))
         took.append(time.monotonic() - began)
     return statistics.median(took)
+
+
+def _push_readers(registry: Registry, name: str) -> None:
+    with registry.client() as client:
+        pause_image(BUILD / "pause").push(client, PAUSE)
+        push_readers_image(client, name, seed=5, small=20, large=1)
 
 
 def _push_many(registry: Registry) -> None:

@@ -17,8 +17,7 @@ from snapshotter.daemon import fd_store
 from snapshotter.daemon.notify import Notifier
 from snapshotter.errors import PlaneError
 from snapshotter.keeper import client
-from snapshotter.plane.fuse.kernel import Connection, is_alive
-from snapshotter.plane.fuse.plane import MOUNT_NAME
+from snapshotter.plane.fuse.kernel import MOUNT_NAME, Connection, is_alive
 from snapshotter.plane.fuse.record import SessionRecord, decode_record
 from snapshotter.plane.probe import PlaneChoice
 

@@ -27,16 +27,15 @@ from snapshotter.daemon import fd_store, logs, preflight
 from snapshotter.daemon.calls import CallTimes
 from snapshotter.daemon.custody import Custody, Inherited
 from snapshotter.daemon.ending import TORN_DOWN, Ending
+from snapshotter.daemon.kernel_side import Handover, serve_fuse
 from snapshotter.daemon.last_words import LastWords
 from snapshotter.daemon.notify import Notifier
-from snapshotter.daemon.planes import Handover, serve_fuse
 from snapshotter.daemon.registries import RegistryClient, reach_registries
 from snapshotter.daemon.standby import dismiss, expect_followers, stand_by
 from snapshotter.errors import SnapshotterError, TakeOverRefused
 from snapshotter.layer.room import LayerRoom, assemble
 from snapshotter.layer.sources import RegistryAccess
-from snapshotter.plane.erofs.mounting import Backing
-from snapshotter.plane.erofs.probing import probe
+from snapshotter.plane.erofs.backing import Backing
 from snapshotter.plane.fuse.record import SessionRecord
 from snapshotter.plane.probe import PlaneChoice, choose_plane, read_facts
 from snapshotter.service.address import check_address
@@ -48,8 +47,8 @@ from snapshotter.store.state import State
 
 if TYPE_CHECKING:
     from snapshotter.containerd.content import ContainerdContent
+    from snapshotter.daemon.kernel_side import KernelSide
     from snapshotter.daemon.node import Node
-    from snapshotter.daemon.planes import KernelSide
     from snapshotter.daemon.services import Services
 
 STOP_GRACE_S = 3.0
@@ -117,6 +116,8 @@ def run(config: Config, *, standby: bool = False) -> int:
 
 def find_plane(config: Config) -> PlaneChoice:
     """Try which plane runs here, and tell the log. Raises PlaneError."""
+    from snapshotter.plane.erofs.probing import probe
+
     plane = choose_plane(config.plane, read_facts(), partial(probe, config.root, config.run_dir))
     for warning in plane.warnings:
         log.warning("%s", warning)

@@ -1,182 +1,18 @@
-"""The planes put together: what the kernel asks of this process, and what the service is given for it."""
+"""The planes put together: what the service is given."""
 
-import logging
-import os
-import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-
-import trio
-from pyfuse3 import FUSEError
-
-from snapshotter import __version__
 from snapshotter.config import Config
-from snapshotter.daemon.custody import Custody, Inherited, with_plane
-from snapshotter.daemon.ending import Ending
-from snapshotter.daemon.gate_numbers import EXTRA_NUMBERS, GateNumbers
-from snapshotter.daemon.last_words import LastWords, report
-from snapshotter.daemon.stranded import StrandedContainers
-from snapshotter.daemon.users import find_users
-from snapshotter.errors import PlaneError, TakeOverRefused
 from snapshotter.layer.room import LayerRoom
+from snapshotter.plane.erofs.backing import EROFS_MOUNTS, Backing
 from snapshotter.plane.erofs.gate import Gate
-from snapshotter.plane.erofs.mounting import EROFS_MOUNTS, Backing, ErofsMounts
+from snapshotter.plane.erofs.mounting import ErofsMounts
 from snapshotter.plane.erofs.plane import ErofsPlane
 from snapshotter.plane.erofs.probing import clear_trial
-from snapshotter.plane.fuse.in_hand import InHand, Request
-from snapshotter.plane.fuse.inodes import INODE_REVISION
-from snapshotter.plane.fuse.kernel import Connection, open_connection
-from snapshotter.plane.fuse.operations import LayerOperations
-from snapshotter.plane.fuse.plane import MOUNT_NAME, Call, FusePlane
-from snapshotter.plane.fuse.record import RECORD_REVISION, SessionRecord
-from snapshotter.plane.fuse.redelivery import Sweep, answer_read, refuse, resend, sweep
-from snapshotter.plane.fuse.session import FuseSession
+from snapshotter.plane.fuse.plane import Call, FusePlane
 from snapshotter.plane.probe import PlaneChoice
 from snapshotter.service.directories import SnapshotDirectories
-from snapshotter.store.state import State
 
 ATTACH_SLACK_S = 10.0
 """The layer room keeps its own deadline and says what it waited for; so much later it is cut off without a word."""
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class KernelSide:
-    """What the kernel's requests meet."""
-
-    gate: Gate
-    operations: LayerOperations
-    in_hand: InHand
-    take_overs: int
-
-    @property
-    def requests(self) -> Mapping[str, int]:
-        """What the kernel has asked since the start, by kind of request."""
-        return self.operations.requests
-
-    @property
-    def failures(self) -> Mapping[str, int]:
-        """What of it was answered with an error that says that something is wrong."""
-        return self.operations.failures
-
-
-@dataclass(frozen=True, slots=True)
-class Handover:
-    """What a daemon that begins has from the ones before it, and leaves to the next.
-
-    `inherited` is None on a fresh mount, `plane` if it is not known yet, which happens on an inherited one only.
-    """
-
-    custody: Custody
-    inherited: Inherited | None
-    last_words: LastWords
-    session: int
-    plane: PlaneChoice | None
-
-
-async def serve_fuse(
-    nursery: trio.Nursery, config: Config, state: State, handover: Handover, place: str, room: LayerRoom, ending: Ending
-) -> KernelSide:
-    """Mount, or take a mount over, and answer the kernel from now on.
-
-    Raises:
-        TakeOverRefused: the connection cannot be taken over; it is untouched.
-        PlaneError: the kernel refused.
-    """
-    inherited = handover.inherited
-    convicted = handover.last_words.convicted(inherited.died_ns if inherited else None)
-    in_hand = handover.last_words.begin()
-    if inherited is None:
-        connection, record = await trio.to_thread.run_sync(_mount, config, state, handover)
-    else:
-        connection, record = inherited.connection, inherited.record.taken_over()
-    extra_numbers = config.run_dir / EXTRA_NUMBERS
-    gate = Gate(room.contents, GateNumbers(state, extra_numbers), nursery, place, open_waits=room.waits)
-    await gate.load()
-    operations = LayerOperations(room.shelf, handover.session, config.root, gate=gate, in_hand=in_hand)
-    fuse = FuseSession(connection, operations)
-
-    sweeps: list[Sweep | None] = []
-
-    def redeliver(fd: int) -> None:
-        fresh_name = connection.mount_point / str(handover.session) / f"newest-{time.monotonic_ns()}"
-        sweeps.append(_redeliver(fd, convicted, fresh_name, resends=config.take_over.resend))
-
-    try:
-        await fuse.handshake(
-            record, partial(handover.custody.keep, connection.fd), redeliver if inherited else lambda _: None
-        )
-    except PlaneError as error:
-        if inherited is not None:
-            raise TakeOverRefused(str(error)) from error
-        raise
-
-    async def answer(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        try:
-            await fuse.serve(handover.session, fresh=inherited is None, task_status=task_status)
-        except* PlaneError:
-            if not ending.unmounting:
-                raise
-
-    await nursery.start(answer)
-    for swept in filter(None, sweeps):
-        nursery.start_soon(_after_sweep, connection.fd, swept, operations)
-    handover.custody.serving()
-    nursery.start_soon(handover.custody.watch)
-    if inherited is not None:
-        log.info("took over the FUSE connection of version %s (take-over %d)", record.version, record.take_overs)
-    return KernelSide(gate, operations, in_hand, record.take_overs)
-
-
-def _mount(config: Config, state: State, handover: Handover) -> tuple[Connection, SessionRecord]:
-    """A fresh mount, on which the kernel knows no file of the gate. Blocking. Raises PlaneError, StoreError."""
-    StrandedContainers(config.run_dir).add(find_users(config.run_dir, config.root))
-    connection = open_connection(config.run_dir / MOUNT_NAME)
-    state.begin_mount()
-    (config.run_dir / EXTRA_NUMBERS).unlink(missing_ok=True)
-    record = SessionRecord(
-        RECORD_REVISION,
-        INODE_REVISION,
-        handover.session,
-        connection.init,
-        b"",
-        connection.device,
-        str(connection.mount_point),
-        __version__,
-    )
-    return connection, record if handover.plane is None else with_plane(record, handover.plane)
-
-
-def _redeliver(fd: int, convicted: Collection[Request], fresh_name: Path, *, resends: bool) -> Sweep | None:
-    """Have what the daemon before had in hand asked again; returns what a sweep leaves to do once we serve.
-
-    On the loop: nothing is served before.
-    """
-    if resends and resend(fd):
-        if convicted:
-            report(convicted, refuse(fd, convicted))
-        return None
-    swept = sweep(fd, fresh_name)
-    if swept is None:
-        log.warning("this kernel does not send again what the daemon before had in hand: who waits for that hangs")
-        return None
-    log.info("%d requests that the daemon before had in hand were answered with ESTALE, to be asked again", swept.told)
-    return swept
-
-
-async def _after_sweep(fd: int, swept: Sweep, operations: LayerOperations) -> None:
-    """Answer the READ that pyfuse3 has not seen, and see a helper process off."""
-    if (taken := swept.read) is not None:
-        try:
-            data = await operations.read(taken.request.inode, taken.request.argument, taken.size)
-        except FUSEError:
-            data = None
-        answer_read(fd, taken, data)
-    if swept.child:
-        await trio.to_thread.run_sync(os.waitpid, swept.child, 0)
 
 
 def build_plane(

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from snapshotter.plane.erofs.mounting import EROFS_MOUNTS
-from snapshotter.plane.fuse.plane import LINKS_NAME, MOUNT_NAME
+from snapshotter.plane.erofs.backing import EROFS_MOUNTS
+from snapshotter.plane.fuse.kernel import MOUNT_NAME
+from snapshotter.plane.fuse.plane import LINKS_NAME
 from snapshotter.plane.mounts import Mount, parse_mountinfo, unescape
 from snapshotter.service.control_views import UserView
 

@@ -10,7 +10,8 @@ from snapshotter.daemon.preflight import lock_run_dir
 from snapshotter.daemon.users import find_users
 from snapshotter.errors import KeeperGone
 from snapshotter.keeper import client
-from snapshotter.plane.erofs.mounting import EROFS_MOUNTS, Backing, ErofsMounts
+from snapshotter.plane.erofs.backing import EROFS_MOUNTS, Backing
+from snapshotter.plane.erofs.mounting import ErofsMounts
 from snapshotter.plane.erofs.probing import clear_trial
 from snapshotter.plane.fuse.kernel import detach_ours
 from snapshotter.plane.mounts import mounts_below

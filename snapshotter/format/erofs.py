@@ -40,9 +40,6 @@ from .erofs_xattrs import XattrBodies
 from .index import Index
 from .layout import NONE, FileIdentity, Kind, NodeRow
 
-EROFS_REVISION = 1
-"""Changes with every change of the bytes that an index becomes."""
-
 _FILE_TYPES = {Kind.REG: 1, Kind.DIR: 2, Kind.CHAR: 3, Kind.BLOCK: 4, Kind.FIFO: 5, Kind.SYMLINK: 7}
 _NS = 1_000_000_000
 _CRC32C = 0x82F63B78

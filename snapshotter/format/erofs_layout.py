@@ -13,6 +13,9 @@ Source: linux/fs/erofs/erofs_fs.h and Documentation/filesystems/erofs.rst.
 
 import struct
 
+EROFS_REVISION = 1
+"""Changes with every change of the bytes that an index becomes."""
+
 BLOCK = 4096
 BLOCK_BITS = 12
 SLOT = 32

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from . import layout
-from .index_build import build_index
 from .index_file import IndexFile
 from .layout import (
     ATTRIBUTES,
@@ -45,7 +44,6 @@ __all__ = [
     "Index",
     "Kind",
     "Member",
-    "build_index",
 ]
 
 _NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})

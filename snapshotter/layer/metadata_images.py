@@ -13,9 +13,9 @@ from pathlib import Path
 import trio
 
 from snapshotter.errors import PlaneError, SnapshotterError
-from snapshotter.format.erofs import EROFS_REVISION
+from snapshotter.format.erofs_layout import EROFS_REVISION
+from snapshotter.layer.toc_jobs import ImageJob
 from snapshotter.layer.toc_pool import TocPool
-from snapshotter.layer.toc_worker import ImageJob
 from snapshotter.store.state import LayerRecord
 
 RETRY_AFTER_S = 60.0

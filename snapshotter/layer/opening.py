@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -22,11 +23,13 @@ from snapshotter.format.footer import (
 )
 from snapshotter.format.limits import TOC_COMPRESSED
 from snapshotter.layer.sources import RegistryAccess
+from snapshotter.layer.toc_jobs import Done, Job
 from snapshotter.layer.toc_pool import TocPool
-from snapshotter.layer.toc_worker import Done, Job
-from snapshotter.registry.blob import Blob
 from snapshotter.registry.manifest import Descriptor, parse_manifest
 from snapshotter.registry.reference import Reference
+
+if TYPE_CHECKING:
+    from snapshotter.registry.blob import Blob
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +124,7 @@ class Opener:
         return await self._open(reference, descriptor, anchor, blob, allow_unverified=allow_unverified)
 
     async def _open(
-        self, reference: Reference, descriptor: Descriptor, anchor: Anchor, blob: Blob, *, allow_unverified: bool
+        self, reference: Reference, descriptor: Descriptor, anchor: Anchor, blob: "Blob", *, allow_unverified: bool
     ) -> Opened:
         with lazy_reasons(descriptor.digest), self._scratch() as section:
             footer = footer_from_annotations(descriptor.annotations, descriptor.size)
@@ -148,7 +151,7 @@ class Opener:
             return Opened(footer, await self._pool.run(job))
 
     async def _footer_and_section(
-        self, reference: Reference, descriptor: Descriptor, blob: Blob, section: Path
+        self, reference: Reference, descriptor: Descriptor, blob: "Blob", section: Path
     ) -> Footer:
         known = await trio.to_thread.run_sync(self._known_tails, reference.name)
         with self._tail_size(descriptor.size, known) as tail_size:
@@ -169,7 +172,7 @@ class Opener:
             self._held -= size
 
     async def _rest(
-        self, reference: Reference, descriptor: Descriptor, section: Path, blob: Blob, tail: bytes
+        self, reference: Reference, descriptor: Descriptor, section: Path, blob: "Blob", tail: bytes
     ) -> Footer:
         """The footer in a tail; what the tail lacks of the TOC is fetched."""
         tail_start = descriptor.size - len(tail)
@@ -199,7 +202,7 @@ class Opener:
                 return
         raise NotLazy(Reason.NOT_LAZY_FORMAT, f"image {tocs} has no TOC for layer {descriptor.digest}")
 
-    async def _save(self, blob: Blob, start: int, end: int, section: Path, rest: bytes) -> None:
+    async def _save(self, blob: "Blob", start: int, end: int, section: Path, rest: bytes) -> None:
         """Write blob bytes [start, end) and then `rest` to a file, without holding them in memory."""
         if end - start + len(rest) > TOC_COMPRESSED:
             raise NotLazy(

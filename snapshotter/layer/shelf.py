@@ -23,8 +23,8 @@ from snapshotter.layer.flights import Flights
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.metadata_images import MetadataImages
 from snapshotter.layer.sources import RegistryAccess, Source
+from snapshotter.layer.toc_jobs import Job, index_path, toc_path
 from snapshotter.layer.toc_pool import TocPool
-from snapshotter.layer.toc_worker import Job, index_path, toc_path
 from snapshotter.layer.waits import Waits
 from snapshotter.registry.reference import parse_reference
 from snapshotter.request import AttachedLayer

@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from snapshotter.errors import NotLazy, Reason
-from snapshotter.layer.toc_worker import Done, ImageJob, Job
+from snapshotter.layer.toc_jobs import Done, ImageJob, Job
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from snapshotter.errors import PlaneError
 
 if TYPE_CHECKING:
-    from snapshotter.plane.erofs.mounting import Backing
+    from snapshotter.plane.erofs.backing import Backing
     from snapshotter.plane.erofs.probing import Probe
 
 _TIMEOUTS: Final = ("default_request_timeout", "max_request_timeout")

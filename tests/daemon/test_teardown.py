@@ -1,3 +1,4 @@
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,14 @@ from snapshotter.config import Config
 from snapshotter.daemon import teardown as tearing
 from snapshotter.daemon.teardown import teardown, teardown_stopped
 from snapshotter.errors import StoreLocked
-from snapshotter.plane.erofs.mounting import Backing, mount_image
+from snapshotter.keeper.client import find, greet
+from snapshotter.plane.erofs.backing import Backing
+from snapshotter.plane.erofs.mounting import mount_image
 from snapshotter.plane.mounts import call_mount, mounts_below
 from snapshotter.service.control_views import TeardownView, UserView
 from snapshotter.store.lock import RootLock
+from tests.doubles.keepers import await_no_keeper, discharge, wait_for_end
+from tests.doubles.raw_fuse import ENOTCONN, raw_mount, said
 from tests.plane.conftest import Place, place_of
 
 USER = UserView("c1", "default", "/m", (7,))
@@ -119,3 +124,39 @@ def test_what_a_killed_trial_of_the_erofs_plane_left_is_taken_away(
     assert mounts_below(layers.folder) == {}
     assert not trial.exists()
     assert list(root.iterdir()) == []
+
+
+def test_a_stopped_daemons_keeper_keeps_nothing_any_more_and_ends(tmp_path: Path) -> None:
+    config = replace(Config(), root=tmp_path / "root", run_dir=tmp_path / "r")
+    config.run_dir.mkdir(mode=0o700)
+    with raw_mount(config.run_dir / "fuse") as mount:
+        keeper, _ = greet(config.run_dir)
+        keeper.put(mount.fd, b"record", minor=mount.minor, deadline_s=0, resend=True, answered=True)
+        pid = keeper.pid
+        keeper.close()
+        # Somebody stands on it: without the mount point the connection would be kept.
+        child = mount.ask("trusted.a")
+        mount.read()
+        assert teardown_stopped(config, force=True).unmounted == (str(config.run_dir / "fuse"),)
+        assert wait_for_end(pid)
+        mount.close_connection()
+        assert said(child) == ENOTCONN
+    await_no_keeper(config.run_dir)
+
+
+def test_users_of_a_stopped_daemon_leave_the_keeper_what_it_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tearing, "find_users", lambda _run, _root: (USER,))
+    config = replace(Config(), root=tmp_path / "root", run_dir=tmp_path / "r")
+    config.run_dir.mkdir(mode=0o700)
+    with socket.socket() as kept:
+        keeper, _ = greet(config.run_dir)
+        keeper.put(kept.fileno(), b"record", minor=0, deadline_s=0, resend=True, answered=True)
+        keeper.close()
+        assert not teardown_stopped(config, force=False).done
+        found = find(config.run_dir)
+        assert found is not None
+        with found:
+            assert found.state().keeps
+    discharge(config.run_dir)

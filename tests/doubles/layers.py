@@ -20,7 +20,8 @@ from typing import Any
 from snapshotter.format.codec import Codec
 from snapshotter.format.digest import Digest
 from snapshotter.format.footer import Flavor
-from snapshotter.format.index import BuildOptions, Index, build_index
+from snapshotter.format.index import BuildOptions, Index
+from snapshotter.format.index_build import build_index
 from snapshotter.format.zstd import zstd
 
 MTIME = 1_700_000_000

@@ -98,9 +98,15 @@ class RawMount:
         while mounts_on(self.connection.mount_point):
             detach(self.connection.mount_point)
 
+    def close_connection(self) -> None:
+        """Give the descriptor up, as the death of this process would; who waits has an error if it was the last one."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
     def close(self) -> None:
         self.end()
-        os.close(self.fd)
+        self.close_connection()
         for child in self._children:
             with child:
                 child.kill()

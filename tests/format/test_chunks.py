@@ -11,7 +11,8 @@ from snapshotter.errors import FormatError
 from snapshotter.format import chunks
 from snapshotter.format.digest import raw
 from snapshotter.format.footer import Flavor
-from snapshotter.format.index import Index, build_index
+from snapshotter.format.index import Index
+from snapshotter.format.index_build import build_index
 from snapshotter.format.limits import CHUNK_SIZE, FILE_SIZE
 from tests.doubles.layers import BuiltLayer, Entry, file, layer, sha256
 

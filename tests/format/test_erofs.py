@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from snapshotter.errors import FormatError
 from snapshotter.format.codec import Codec
 from snapshotter.format.digest import from_raw
-from snapshotter.format.erofs import EROFS_REVISION, LargePath, check_image, write_image
-from snapshotter.format.erofs_layout import BLOCK, CHECKSUM_AT, INODE
+from snapshotter.format.erofs import LargePath, check_image, write_image
+from snapshotter.format.erofs_layout import BLOCK, CHECKSUM_AT, EROFS_REVISION, INODE
 from snapshotter.format.erofs_xattrs import XattrBodies
-from snapshotter.format.index import BuildOptions, Index, build_index
+from snapshotter.format.index import BuildOptions, Index
+from snapshotter.format.index_build import build_index
 from snapshotter.format.limits import CHUNK_SIZE, FILE_SIZE, GIB
 from tests.doubles.layers import Entry, block, char, dir, fifo, file, hardlink, layer, opaque, symlink, whiteout
 from tests.mount.torture import ACL_1000_READS, BIND_SERVICE

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from snapshotter.errors import FormatError
 from snapshotter.format.codec import Codec
 from snapshotter.format.digest import from_raw
-from snapshotter.format.index import BuildOptions, Index, Kind, build_index
+from snapshotter.format.index import BuildOptions, Index, Kind
+from snapshotter.format.index_build import build_index
 from snapshotter.format.layout import HEADER_SIZE
 from tests.doubles.layers import block, dir, file, hardlink, layer, symlink, whiteout
 from tests.format.soundness import check_soundness, content

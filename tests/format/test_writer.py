@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from snapshotter.errors import ConfigError
 from snapshotter.format.codec import Codec
 from snapshotter.format.footer import TAIL_MIN, parse_footer, toc_json
-from snapshotter.format.index import BuildOptions, Chunk, Index, build_index
+from snapshotter.format.index import BuildOptions, Chunk, Index
+from snapshotter.format.index_build import build_index
 from snapshotter.format.members import inflate
 from snapshotter.format.tar_entries import NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME, scan_tar
 from snapshotter.format.writer import WriterOptions, WrittenLayer, footer, write_estargz

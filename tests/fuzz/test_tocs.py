@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from snapshotter.errors import FormatError
 from snapshotter.format.erofs import check_image, write_image
-from snapshotter.format.index import BuildOptions, Index, build_index
+from snapshotter.format.index import BuildOptions, Index
+from snapshotter.format.index_build import build_index
 from tests.format.soundness import check_soundness
 from tests.fuzz.corpus import TOCS
 from tests.fuzz.mutations import Corpus, mutated, mutated_json

@@ -16,8 +16,8 @@ from snapshotter.format.erofs import check_image, write_image
 from snapshotter.format.index import Index
 from snapshotter.layer.layer import Layer
 from snapshotter.layer.metadata_images import RETRY_AFTER_S, MetadataImages
+from snapshotter.layer.toc_jobs import ImageJob, Job
 from snapshotter.layer.toc_pool import TocPool
-from snapshotter.layer.toc_worker import ImageJob, Job
 from snapshotter.store.identity import ContentPaths
 from tests.doubles.layers import BuiltLayer, dir, file, layer, symlink
 from tests.doubles.memory_registry import MemoryRegistry

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from snapshotter.layer.toc_worker import FIRST_TO_GO, Job
+from snapshotter.layer.toc_jobs import Job
+from snapshotter.layer.toc_worker import FIRST_TO_GO
 
 ARGV = (sys.executable, "-m", "snapshotter.layer.toc_worker")
 

@@ -10,7 +10,8 @@ import pytest
 
 from integration.harness.leftovers import detach_mounts, loop_devices_of
 from snapshotter.format.erofs import write_image
-from snapshotter.plane.erofs.mounting import Backing, ErofsMounts, mount_image
+from snapshotter.plane.erofs.backing import Backing
+from snapshotter.plane.erofs.mounting import ErofsMounts, mount_image
 from snapshotter.plane.mounts import call_mount, detach, mount, mounts_below
 from tests.doubles.layers import dir, file, layer
 

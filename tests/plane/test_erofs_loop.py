@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from integration.harness.leftovers import loop_devices_of
+from snapshotter.plane.erofs.backing import Backing
 from snapshotter.plane.erofs.loop import loop_device
-from snapshotter.plane.erofs.mounting import Backing, ErofsMounts
+from snapshotter.plane.erofs.mounting import ErofsMounts
 from tests.plane.conftest import Place
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from integration.harness.leftovers import loop_devices_of
 from snapshotter.errors import FormatError, PlaneError, StoreError
-from snapshotter.plane.erofs.mounting import Backing, ErofsMounts
+from snapshotter.plane.erofs.backing import Backing
+from snapshotter.plane.erofs.mounting import ErofsMounts
 from snapshotter.plane.mounts import MS_RDONLY, detach, mount, mounts_on
 from tests.plane.conftest import PATIENCE_S, Place
 
@@ -260,7 +261,8 @@ def test_drop_all_needs_no_knowledge_of_what_was_mounted(place: Place) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from snapshotter.plane.erofs.mounting import Backing, ErofsMounts
+from snapshotter.plane.erofs.backing import Backing
+from snapshotter.plane.erofs.mounting import ErofsMounts
 from snapshotter.plane.mounts import call_mount
 
 def step(*mounting):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from integration.harness.leftovers import detach_mounts, loop_devices_of, mounts_of
-from snapshotter.plane.erofs.mounting import Backing
+from snapshotter.plane.erofs.backing import Backing
 from snapshotter.plane.erofs.probing import Probe, clear_trial, probe
 from snapshotter.plane.mounts import MountCall, call_mount, mount
 from tests.plane.conftest import Place

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from snapshotter.errors import PlaneError
-from snapshotter.plane.erofs.mounting import Backing
+from snapshotter.plane.erofs.backing import Backing
 from snapshotter.plane.erofs.probing import Probe
 from snapshotter.plane.probe import KernelFacts, PlaneChoice, choose_plane, read_facts
 

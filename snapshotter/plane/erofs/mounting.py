@@ -10,12 +10,12 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from snapshotter.errors import FormatError, PlaneError, StoreError
 from snapshotter.format.erofs import check_pieces
+from snapshotter.plane.erofs.backing import Backing
 from snapshotter.plane.erofs.loop import loop_device
 from snapshotter.plane.mounts import (
     MS_NODEV,
@@ -31,8 +31,6 @@ from snapshotter.plane.mounts import (
 )
 from snapshotter.store.real_directory import real_directory
 
-EROFS_MOUNTS: Final = "e"
-"""Directory in the run directory: names of its mounts stand in every overlay, and must be short."""
 PIECE: Final = 1 << 20
 FS_TYPE: Final = "erofs"
 FLAGS: Final = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
@@ -40,13 +38,6 @@ FLAGS: Final = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
 programs and devices), so these concern only who looks into `<run>/e` itself."""
 
 log = logging.getLogger(__name__)
-
-
-class Backing(StrEnum):
-    """What the kernel reads a mounted image from."""
-
-    FILE = "file"
-    LOOP = "loop"
 
 
 @dataclass(frozen=True, slots=True)

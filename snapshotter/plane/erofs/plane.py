@@ -17,8 +17,9 @@ from typing import Final, Protocol
 
 from snapshotter.errors import FormatError, PlaneError, SnapshotterError
 from snapshotter.plane.erofs.mounting import ErofsMounts
+from snapshotter.plane.fuse.kernel import MOUNT_NAME
 from snapshotter.plane.fuse.operations import FAIL_NAME, GATE_NAME
-from snapshotter.plane.fuse.plane import MOUNT_NAME, Call, FusePlane
+from snapshotter.plane.fuse.plane import Call, FusePlane
 from snapshotter.plane.overlays import METACOPY_ON, without_repeats
 from snapshotter.request import AttachedLayer, LayerRequest, LowerDirs, LowerLayer
 

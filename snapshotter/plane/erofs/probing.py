@@ -20,8 +20,10 @@ from snapshotter.errors import PlaneError, SnapshotterError, StoreFull
 from snapshotter.format.codec import Codec
 from snapshotter.format.digest import Digest
 from snapshotter.format.erofs import write_image
-from snapshotter.format.index import BuildOptions, Index, build_index
-from snapshotter.plane.erofs.mounting import Backing, explain, mount_image
+from snapshotter.format.index import BuildOptions, Index
+from snapshotter.format.index_build import build_index
+from snapshotter.plane.erofs.backing import Backing
+from snapshotter.plane.erofs.mounting import explain, mount_image
 from snapshotter.plane.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MountCall, call_mount, detach_all
 from snapshotter.plane.overlays import METACOPY_ON
 from snapshotter.store.full_disk import open_with_room

@@ -18,6 +18,8 @@ from snapshotter.plane.mounts import MS_NOATIME, MS_NODEV, MS_NOSUID, MS_RDONLY,
 from snapshotter.store.real_directory import real_directory
 
 FS_TYPE: Final = "fuse.estargz"
+MOUNT_NAME: Final = "fuse"
+"""The mount point in the run directory."""
 READ_AHEAD_KIB: Final = 1024
 """One request of the largest size that the kernel sends (256 pages). Measured on a 50 MB file, cold page cache."""
 

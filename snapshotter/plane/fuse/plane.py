@@ -14,12 +14,12 @@ import pyfuse3
 
 from snapshotter.errors import NotLazy, Reason
 from snapshotter.plane.fuse.inodes import Fixed, Numbers
+from snapshotter.plane.fuse.kernel import MOUNT_NAME
 from snapshotter.plane.fuse.operations import LAYERS_NAME
 from snapshotter.plane.links import Links
 from snapshotter.plane.overlays import overlay_options, without_repeats
 from snapshotter.request import AttachedLayer, LayerRequest, LowerDirs, LowerLayer
 
-MOUNT_NAME: Final = "fuse"
 LINKS_NAME: Final = "l"
 RELEASE_TIMEOUT_S: Final = 120.0
 """Content that nobody else names is deleted on the way, file by file."""

@@ -117,11 +117,11 @@ def findings_of(figure: Callable[[float], float]) -> Findings:
     dice = random.Random(1)
     for at in range(0, int(SETTLES_S), 5):
         noise = dice.uniform(0.8, 1.2)
-        watcher.samples.append(Sample(at, at, {"daemon: descriptors": noise * figure(at / SETTLES_S)}))
+        watcher.samples.append(Sample(at, at, {"daemon: other descriptors": noise * figure(at / SETTLES_S)}))
     return Findings(Plan(SETTLES_S, 1, ("erofs-calm",)), Ledger(), {"erofs-calm": watcher}, {}, 0, 0)
 
 
 def test_a_figure_that_wavers_is_flat_and_one_that_grows_is_not() -> None:
     assert complaints(findings_of(lambda _: 200.0)) == []
     (complaint,) = complaints(findings_of(lambda passed: 100.0 + 40.0 * passed))
-    assert complaint.startswith("erofs-calm: daemon: descriptors: ")
+    assert complaint.startswith("erofs-calm: daemon: other descriptors: ")

@@ -15,7 +15,7 @@ FOLDERS = ("snapshots", "tocs", "index", "erofs", "manifests", "objects", "late"
 """Of root: what is named by no image has no file in any of them."""
 
 FUSE = "fuse.estargz"
-STAYS = frozenset({"lock", "keeper.lock", "keeper.log", "in-hand", "crash", "deaths", "stranded"})
+STAYS = frozenset({"lock", "keeper.lock", "keeper.log", "in-hand", "crash", "deaths", "stranded", "torn-down"})
 """What a daemon that was torn down leaves in its run directory besides empty directories: locks and notes of its life."""
 
 

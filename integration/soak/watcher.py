@@ -47,8 +47,11 @@ class Watcher:
             return
         with suppress(OSError, RuntimeError):
             pid = self.node.daemon.process.pid
+            daemon, cached = _process("daemon", pid), _open_content(pid, self.node.daemon.root)
             figures = {
-                **_process("daemon", pid),
+                **daemon,
+                "daemon: descriptors of cached files": cached,
+                "daemon: other descriptors": daemon["daemon: descriptors"] - cached,
                 "daemon's children": len(descendants({pid})) - 1,
                 **_process("keeper", self._keeper_pid()),
                 "mounts": len(self.node.mounts()),
@@ -81,6 +84,17 @@ def _process(name: str, pid: int) -> dict[str, float]:
         f"{name}: descriptors": len(os.listdir(process / "fd")),
         f"{name}: threads": len(os.listdir(process / "task")),
     }
+
+
+def _open_content(pid: int, root: Path) -> int:
+    """How many files of the cache a process has open, also such as were deleted."""
+    folders = tuple(f"{root}/{name}/" for name in CONTENT)
+    found = 0
+    for fd in os.scandir(f"/proc/{pid}/fd"):
+        with suppress(OSError):
+            target = os.readlink(fd.path)
+            found += target.startswith(folders) and not os.path.isdir(fd.path)
+    return found
 
 
 def _files(root: Path) -> dict[str, float]:

@@ -7,14 +7,17 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from snapshotter.daemon.fd_store import NAMES
+from snapshotter.keeper.client import greet
+from snapshotter.plane.fuse.record import decode_record
 from snapshotter.plane.mounts import detach, mounts_on
 from tests.doubles.keepers import await_no_keeper, keeper_pid
 from tests.doubles.service_manager import ServiceManager
@@ -34,8 +37,9 @@ class Instance:
     def mountpoint(self) -> Path:
         return self.top / "r" / "fuse"
 
-    def start(self, *options: str, wait: bool = True) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "snapshotter", "serve", "--root", str(self.top / "root")]
+    def start(self, *options: str, wait: bool = True, program: Sequence[str] = ()) -> "subprocess.Popen[str]":
+        """Run the daemon, by `program` if that is given; `wait` until it serves."""
+        command = [*program, sys.executable, "-m", "snapshotter", "serve", "--root", str(self.top / "root")]
         command += ["--run-dir", str(self.top / "r"), "--log-format", "json", *options]
         environment = os.environ | {"NOTIFY_SOCKET": self.manager.address}
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -134,6 +138,33 @@ def test_without_keeper_and_store_the_next_one_mounts_afresh_on_one_mount(instan
     assert (answer["session"], answer["take_overs"]) == (2, 0)
     assert answer["keeper_pid"] not in {0, keeper}
     assert len(mounts_on(instance.mountpoint)) == 1
+
+
+def test_a_connection_that_this_version_cannot_serve_is_given_up_and_a_fresh_one_mounted(instance: Instance) -> None:
+    """The process starts once more for it: pyfuse3 serves one connection in its life."""
+    end(instance.start(), signal.SIGTERM)
+    keeper, kept = greet(instance.top / "r")
+    assert kept is not None
+    record = decode_record(kept.record)
+    # Another libfuse had agreed to it: max_write is the field at 36.
+    reply = record.reply[:36] + (1 << 17).to_bytes(4, "little") + record.reply[40:]
+    minor = int(record.device.partition(":")[2])
+    with keeper:
+        keeper.put(
+            kept.fd, replace(record, reply=reply).encode(), minor=minor, deadline_s=0, resend=True, answered=True
+        )
+    os.close(kept.fd)
+    process = instance.start(program=instance.manager.program())
+    answer = instance.status()
+    assert (answer["session"], answer["take_overs"], answer["pid"]) == (2, 0, process.pid)
+    assert answer["problems"] == []
+    assert len(mounts_on(instance.mountpoint)) == 1
+    assert sorted(instance.manager.names) == sorted(NAMES)
+    _, messages = end(process, signal.SIGTERM)
+    assert any(
+        "cannot be taken over, a fresh one is mounted: this libfuse agrees to requests of 1048576 bytes" in message
+        for message in messages
+    )
 
 
 def test_a_second_instance_is_refused_and_the_first_goes_on(instance: Instance) -> None:

@@ -16,7 +16,7 @@ from snapshotter.plane.mounts import call_mount, mounts_below
 from snapshotter.service.control_views import TeardownView, UserView
 from snapshotter.store.lock import RootLock
 from tests.doubles.keepers import await_no_keeper, discharge, wait_for_end
-from tests.doubles.raw_fuse import ENOTCONN, raw_mount, said
+from tests.doubles.raw_fuse import ECONNABORTED, raw_mount, said
 from tests.plane.conftest import Place, place_of
 
 USER = UserView("c1", "default", "/m", (7,))
@@ -140,7 +140,7 @@ def test_a_stopped_daemons_keeper_keeps_nothing_any_more_and_ends(tmp_path: Path
         assert teardown_stopped(config, force=True).unmounted == (str(config.run_dir / "fuse"),)
         assert wait_for_end(pid)
         mount.close_connection()
-        assert said(child) == ENOTCONN
+        assert said(child) == ECONNABORTED
     await_no_keeper(config.run_dir)
 
 
@@ -150,7 +150,8 @@ def test_users_of_a_stopped_daemon_leave_the_keeper_what_it_keeps(
     monkeypatch.setattr(tearing, "find_users", lambda _run, _root: (USER,))
     config = replace(Config(), root=tmp_path / "root", run_dir=tmp_path / "r")
     config.run_dir.mkdir(mode=0o700)
-    with socket.socket() as kept:
+    kept, other = socket.socketpair()
+    with kept, other:
         keeper, _ = greet(config.run_dir)
         keeper.put(kept.fileno(), b"record", minor=0, deadline_s=0, resend=True, answered=True)
         keeper.close()

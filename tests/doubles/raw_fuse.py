@@ -117,7 +117,7 @@ def said(child: "subprocess.Popen[str]") -> str:
     return child.communicate(timeout=REQUEST_S)[0].strip()
 
 
-EIO, ENOTCONN = str(errno.EIO), str(errno.ENOTCONN)
+EIO, ECONNABORTED = str(errno.EIO), str(errno.ECONNABORTED)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def _lines(answer: "pb.StatusResponse") -> list[tuple[str, str]]:
         ("plane", f"{answer.plane}: {answer.plane_reason}"),
         ("socket", answer.address),
         ("root", answer.root),
-        ("mount", f"{answer.mountpoint} (session {answer.session})"),
+        ("mount", f"{answer.mountpoint} ({_history(answer)})"),
         ("snapshots", str(answer.snapshots)),
         ("lazy layers", str(answer.layers_lazy) + (f", {answer.layers_failed} failed" if answer.layers_failed else "")),
         (
@@ -68,6 +68,14 @@ def _lines(answer: "pb.StatusResponse") -> list[tuple[str, str]]:
     if answer.read_errors or answer.integrity_failures:
         lines.append(("errors", f"{answer.read_errors} reads, {answer.integrity_failures} wrong digests"))
     return lines
+
+
+def _history(answer: "pb.StatusResponse") -> str:
+    """How the FUSE connection came to this daemon, and who would keep it if it ended."""
+    taken = {0: "mounted by this daemon", 1: "taken over once"}.get(
+        answer.take_overs, f"taken over {answer.take_overs} times"
+    )
+    return f"session {answer.session}, {taken}, keeper {answer.keeper_pid or 'missing'}"
 
 
 def _requests(counts: dict[str, int]) -> str:

@@ -50,11 +50,10 @@ def _edit(toc: dict[str, Any], sizes: Mapping[str, int], piece: int) -> None:
     rows = []
     for number, row in enumerate(toc["entries"]):
         # Nanoseconds that no float holds, and seconds beyond 32 bits.
-        row["modtime"] = f"{EPOCH + timedelta(seconds=number * 977_777_777 % 9_000_000_000):%Y-%m-%dT%H:%M:%S}"
-        row["modtime"] += f".{number * 123_456_789 % 1_000_000_000:09}Z"
+        when = EPOCH + timedelta(seconds=number * 977_777_777 % 9_000_000_000)
+        row["modtime"] = f"{when:%Y-%m-%dT%H:%M:%S}.{number * 123_456_789 % 1_000_000_000:09}Z"
         rows.append(row)
-        size = sizes.get(row["name"], 0)
-        if size:
+        if size := sizes.get(row["name"], 0):
             row |= {"size": size, "chunkSize": min(size, piece), "chunkType": "zeros"}
         if size > piece:
             row["digest"] = f"sha256:{hashlib.sha256(b'%d' % size).hexdigest()}"

@@ -52,9 +52,8 @@ class Custody:
         self._keeper: client.Keeper | None = None
         self._kept: tuple[int, SessionRecord] | None = None
         self._serving = False
-        self._inherited = stored
-        # Whether the service manager holds the connection.
-        self._stored = len(stored) == len(fd_store.NAMES)
+        self._inherited = dict(stored)
+        self._memory = -1  # the record that the service manager holds beside the connection; -1: it holds none
 
     @property
     def keeper_pid(self) -> int:
@@ -73,9 +72,12 @@ class Custody:
                 kept = _from_store(self._inherited)
                 if kept is not None:
                     log.warning("the keeper is gone; the FUSE connection comes from the service manager's store")
+            if kept is not None and self._is_stored(kept):
+                self._memory = self._inherited.pop(fd_store.RECORD_NAME)
         finally:
             for fd in self._inherited.values():
                 os.close(fd)
+            self._inherited.clear()
         # Now: what comes between is no time that the daemon before was dead.
         died_ns = None if kept is None or kept.away_ms is None else time.monotonic_ns() - kept.away_ms * 1_000_000
         if kept is None:
@@ -87,6 +89,18 @@ class Custody:
             os.close(kept.fd)
             self.drop()
             return None
+
+    def _is_stored(self, kept: client.Kept) -> bool:
+        """Whether what the service manager held is this connection, and not one of a daemon that served in between."""
+        other = _from_store(self._inherited)
+        if other is None:
+            return False
+        os.close(other.fd)
+        try:
+            one, two = decode_record(kept.record), decode_record(other.record)
+        except PlaneError:
+            return False
+        return (one.device, one.session, one.init) == (two.device, two.session, two.init)
 
     def _checked(self, kept: client.Kept, died_ns: int | None) -> Inherited:
         """Raises PlaneError."""
@@ -107,15 +121,13 @@ class Custody:
         except PlaneError:
             # It has just ended: no reason to give the connection up.
             self._replace()
-        if self._stored:
-            # What is there says enough, and between taking it out and putting it back this process may die.
+        if self._memory >= 0:
+            # Between taking it out and putting it back this process may die.
+            fd_store.rewrite_record(self._memory, record.encode())
             return
-        memory = fd_store.record_file(record.encode())
-        try:
-            self._notifier.store(fd_store.RECORD_NAME, memory)
-            self._notifier.store(fd_store.FUSE_NAME, fd)
-        finally:
-            os.close(memory)
+        self._memory = fd_store.record_file(record.encode())
+        self._notifier.store(fd_store.RECORD_NAME, self._memory)
+        self._notifier.store(fd_store.FUSE_NAME, fd)
         self._notifier.settle()
 
     def amend(self, plane: PlaneChoice) -> None:
@@ -139,7 +151,9 @@ class Custody:
         self._kept = None
         for name in fd_store.NAMES:
             self._notifier.forget(name)
-        self._stored = False
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
         try:
             if self._keeper is not None:
                 self._keeper.drop()

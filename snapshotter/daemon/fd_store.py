@@ -49,6 +49,12 @@ def record_file(record: bytes) -> int:
     return fd
 
 
+def rewrite_record(fd: int, record: bytes) -> None:
+    """Have the file say something else, which the store then holds too: it never goes out of it. Raises OSError."""
+    # In one write, and never shorter: white space at the end of JSON says nothing, half of a record would.
+    os.pwrite(fd, record.ljust(os.fstat(fd).st_size), 0)
+
+
 def read_record(fd: int) -> bytes:
     """What `record_file` was given. Raises OSError."""
     return os.pread(fd, os.fstat(fd).st_size, 0)

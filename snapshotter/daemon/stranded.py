@@ -7,7 +7,7 @@ in the cache it goes on reading; for everything else they have to be started aga
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -26,12 +26,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Stranded:
-    """A container, or another mount, by the device number of its overlay."""
+    """A container, or another mount, by the device number of its overlay, and by the processes that stand on it.
+
+    Started again, a container as a rule has the same mount point, and the number that has just become free.
+    """
 
     name: str
     namespace: str
     mount_point: str
     device: str
+    processes: tuple[tuple[int, int], ...]
+    """By number and start (clock ticks since boot); none where there were none, as on a mount that nobody has entered."""
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
@@ -40,11 +45,12 @@ class Stranded:
 class StrandedContainers:
     """Those of one run directory; safe from any thread once made."""
 
-    def __init__(self, run_dir: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
+    def __init__(self, run_dir: Path, proc: Path = Path("/proc")) -> None:
         """Those that are known from earlier starts and still there."""
         self._run_dir = run_dir
         self._path = run_dir / NAME
-        self._mountinfo = mountinfo
+        self._proc = proc
+        self._mountinfo = proc / "self/mountinfo"
         self._known = self._load()
 
     def add(self, users: Iterable[UserView]) -> None:
@@ -52,7 +58,7 @@ class StrandedContainers:
         devices = self._lazy_devices()
         known = {(one.mount_point, one.device) for one in self._known}
         found = [
-            Stranded(user.name, user.namespace, user.mountpoint, device)
+            Stranded(user.name, user.namespace, user.mountpoint, device, tuple(self._started(user.pids)))
             for user in users
             if (device := devices.get(os.fsencode(user.mountpoint))) and (user.mountpoint, device) not in known
         ]
@@ -70,8 +76,25 @@ class StrandedContainers:
             return
         devices = self._devices()
         for one in self._known:
-            if devices.get(os.fsencode(one.mount_point)) == one.device:
+            if self._stands(one, devices):
                 yield one
+
+    def _stands(self, one: Stranded, devices: Mapping[bytes, str]) -> bool:
+        if devices.get(os.fsencode(one.mount_point)) != one.device:
+            return False
+        return not one.processes or any(
+            process in one.processes for process in self._started(pid for pid, _ in one.processes)
+        )
+
+    def _started(self, pids: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """Those that live, with their starts. Source: proc(5), /proc/pid/stat, starttime (22)."""
+        for pid in pids:
+            try:
+                # The name, in parentheses, may hold anything.
+                fields = (self._proc / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            yield pid, int(fields[19])
 
     def _lazy_devices(self) -> dict[bytes, str]:
         """Overlays that have a lazy layer, by mount point."""
@@ -96,11 +119,14 @@ class StrandedContainers:
 
     def _load(self) -> tuple[Stranded, ...]:
         try:
-            known = tuple(Stranded(**fields) for fields in json.loads(self._path.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            known = tuple(
+                Stranded(**{**fields, "processes": tuple((pid, start) for pid, start in fields["processes"])})
+                for fields in json.loads(self._path.read_bytes())
+            )
+        except (OSError, ValueError, TypeError, KeyError):
             return ()
         devices = self._devices()
-        return tuple(one for one in known if devices.get(os.fsencode(one.mount_point)) == one.device)
+        return tuple(one for one in known if self._stands(one, devices))
 
     def _save(self) -> None:
         aside = self._path.with_suffix(".tmp")

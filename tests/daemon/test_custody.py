@@ -13,14 +13,14 @@ import trio
 
 from snapshotter.config import Config
 from snapshotter.daemon.custody import Custody
-from snapshotter.daemon.fd_store import FUSE_NAME, NAMES, RECORD_NAME
+from snapshotter.daemon.fd_store import FUSE_NAME, NAMES, RECORD_NAME, read_record
 from snapshotter.daemon.notify import Notifier
 from snapshotter.errors import PlaneError
 from snapshotter.keeper import client
 from snapshotter.keeper.client import find
 from snapshotter.plane.fuse.inodes import INODE_REVISION
 from snapshotter.plane.fuse.kernel import MOUNT_NAME, is_alive
-from snapshotter.plane.fuse.record import RECORD_REVISION, SessionRecord
+from snapshotter.plane.fuse.record import RECORD_REVISION, SessionRecord, decode_record
 from tests.doubles.keepers import discharge, keeper_pid, wait_for_end
 from tests.doubles.raw_fuse import RawMount, raw_mount
 from tests.doubles.service_manager import ServiceManager
@@ -67,6 +67,9 @@ def die(custody: Custody) -> None:
     if custody._keeper is not None:
         custody._keeper.close()
         custody._keeper = None
+    if custody._memory >= 0:
+        os.close(custody._memory)
+        custody._memory = -1
 
 
 def record_of(mount: RawMount) -> SessionRecord:
@@ -87,6 +90,13 @@ def given(manager: ServiceManager) -> dict[str, int]:
     """What a start is handed by the service manager."""
     with manager._lock:
         return {name: os.dup(fd) for name, fd in manager._store}
+
+
+def stored_record(manager: ServiceManager) -> SessionRecord:
+    """What the manager holds of it."""
+    with manager._lock:
+        (fd,) = (fd for name, fd in manager._store if name == RECORD_NAME)
+        return decode_record(read_record(fd))
 
 
 def kill_keeper(run_dir: Path) -> None:
@@ -140,14 +150,14 @@ def test_without_the_keeper_the_service_manager_has_it(
     assert inherited is not None
     assert (inherited.record, inherited.died_ns) == (record_of(mount), None)
     assert "comes from the service manager's store" in caplog.text
-    # Those that came with the start are closed, the connection is a copy.
-    for fd in stored.values():
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(fd)
+    # That which came with the start is closed, this is a copy.
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(stored[FUSE_NAME])
     heard = len(manager.heard)
     second.keep(inherited.connection.fd, inherited.record.taken_over())
-    # It stays where it is: taken out and put back it could be lost in between.
+    # It stays where it is, and says the new: taken out and put back it could be lost in between.
     assert manager.heard[heard:] == []
+    assert stored_record(manager) == record_of(mount).taken_over()
     os.close(inherited.connection.fd)
     # And the keeper has it again.
     die(second)
@@ -168,6 +178,39 @@ def test_the_keeper_is_asked_first_because_it_knows_when(
     assert inherited is not None
     assert inherited.died_ns is not None
     os.close(inherited.connection.fd)
+
+
+def test_what_is_stored_of_another_connection_is_replaced(
+    daemon: Callable[..., Custody], mount: RawMount, manager: ServiceManager
+) -> None:
+    """As where a daemon that is not of this manager's unit has served in between."""
+    first = daemon(manager)
+    first.take()
+    first.keep(mount.fd, replace(record_of(mount), session=2))
+    stored = given(manager)
+    first._keeper.put(  # type: ignore[union-attr]
+        mount.fd, record_of(mount).encode(), minor=mount.minor, deadline_s=0, resend=True, answered=True
+    )
+    die(first)
+    second = daemon(manager, stored)
+    inherited = second.take()
+    assert inherited is not None
+    second.keep(inherited.connection.fd, inherited.record)
+    assert stored_record(manager) == record_of(mount)
+    assert sorted(settled(manager)) == sorted(NAMES)
+    os.close(inherited.connection.fd)
+
+
+def test_a_record_that_becomes_shorter_is_whole(
+    daemon: Callable[..., Custody], mount: RawMount, manager: ServiceManager
+) -> None:
+    custody = daemon(manager)
+    custody.take()
+    custody.keep(mount.fd, replace(record_of(mount), version="1.0.0-with-a-long-name"))
+    custody.keep(mount.fd, record_of(mount))
+    assert stored_record(manager) == record_of(mount)
+    custody.keep(mount.fd, replace(record_of(mount), version="1.0.0-with-an-even-longer-name"))
+    assert stored_record(manager).version == "1.0.0-with-an-even-longer-name"
 
 
 @pytest.mark.parametrize("left", NAMES)

@@ -19,10 +19,17 @@ from integration.harness.process import wait_for
 from integration.harness.registry import Registry
 from integration.harness.roots import Roots
 from integration.images.trial import PROBE, content, expected, large
-from tests.deploy.test_unit import read_unit
+from tests.deploy.test_unit import DAEMON, read_unit
 
 NOBODY = 65534
-BINARY = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_FOWNER": 3, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21}
+BINARY = {
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_DAC_READ_SEARCH": 2,
+    "CAP_FOWNER": 3,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+}
 """Bits of the capabilities that the unit may name. Source: linux/capability.h."""
 
 AS_NOBODY = f"""
@@ -52,7 +59,7 @@ def bounded(*capabilities: str) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def unit_node(registry: Registry, trial_image: str, plane: str) -> Iterator[Node]:
     """A node whose daemon has what the unit says, in directories that stood open before; the image is pulled."""
-    capabilities = read_unit()["Service"]["CapabilityBoundingSet"].split()
+    capabilities = read_unit(DAEMON)["Service"]["CapabilityBoundingSet"].split()
 
     def before(daemon: Daemon) -> Path:
         for place in (daemon.root, daemon.run_dir):
@@ -67,7 +74,7 @@ def unit_node(registry: Registry, trial_image: str, plane: str) -> Iterator[Node
 
 
 def test_capabilities_of_the_unit_are_enough_to_pull_run_and_tear_down(unit_node: Node, plane: str) -> None:
-    allowed = sum(1 << BINARY[name] for name in read_unit()["Service"]["CapabilityBoundingSet"].split())
+    allowed = sum(1 << BINARY[name] for name in read_unit(DAEMON)["Service"]["CapabilityBoundingSet"].split())
     status = Path(f"/proc/{unit_node.daemon.process.pid}/status").read_text()
     assert {line.split()[1] for line in status.splitlines() if line.startswith(("CapEff", "CapPrm", "CapBnd"))} == {
         f"{allowed:016x}"

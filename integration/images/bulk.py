@@ -14,6 +14,7 @@ from typing import Any
 
 from integration.harness.registry import RegistryClient
 from integration.images.oci import CONFIG, MANIFEST, config_of
+from integration.images.once import one_builder
 from integration.images.trial import programs
 from tests.doubles.layers import BuiltLayer, Entry, dir, file, layer
 
@@ -61,12 +62,13 @@ def bulk_image(folder: Path, size: int) -> Bulk:
     recipe = hashlib.sha256(json.dumps([files, [one.name for one in programs_here]]).encode())
     recipe.update(b"".join(one.data for one in programs_here) + Path(__file__).read_bytes())
     note = folder / "bulk.json"
-    known = json.loads(note.read_text()) if note.exists() else {}
-    if known.get("recipe") != recipe.hexdigest():
-        known = {"recipe": recipe.hexdigest(), **_build(folder, programs_here, layers)}
-        aside = folder / f"building-{os.getpid()}"
-        aside.write_text(json.dumps(known))
-        aside.rename(note)
+    with one_builder(folder):
+        known = json.loads(note.read_text()) if note.exists() else {}
+        if known.get("recipe") != recipe.hexdigest():
+            known = {"recipe": recipe.hexdigest(), **_build(folder, programs_here, layers)}
+            aside = folder / f"building-{os.getpid()}"
+            aside.write_text(json.dumps(known))
+            aside.rename(note)
     return Bulk(folder, files, tuple(known["layers"]), tuple(known["diff_ids"]))
 
 

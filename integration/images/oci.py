@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from integration.harness.registry import RegistryClient
+from integration.images.once import one_builder
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -130,7 +131,11 @@ def config_of(run: Mapping[str, Any], diff_ids: Sequence[str]) -> dict[str, Any]
 
 def packed(folder: Path, recipe: str, layers: Sequence[Write], run: Mapping[str, Any]) -> Image:
     """The image of `layers`, from `folder` if it was packed there under the same `recipe`, else packed now."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with one_builder(folder):
+        return _packed(folder, recipe, layers, run)
+
+
+def _packed(folder: Path, recipe: str, layers: Sequence[Write], run: Mapping[str, Any]) -> Image:
     note = folder / "image.json"
     if note.exists():
         known = json.loads(note.read_text())

@@ -7,6 +7,7 @@ path inside a lazy layer: what must be known of one comes from `LazyLayers.descr
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from snapshotter.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Reason, StoreError
@@ -183,7 +184,8 @@ class Snapshots:
             return found.size, found.inodes
         size, inodes = self._directories.usage(found.id)
         if found.kind is Kind.COMMITTED:
-            with self._state.write() as db:
+            # Only saves the next measurement: a disk that takes nothing is no reason not to answer.
+            with suppress(StoreError), self._state.write() as db:
                 rows.set_usage(db, found.id, size, inodes)
         return size, inodes
 

@@ -1,6 +1,6 @@
 """The daemon's side: reach the keeper of a run directory or start one, take what it keeps, give it what to keep.
 
-Everything blocks for a few seconds at most.
+Everything blocks, as a rule for milliseconds.
 """
 
 import os
@@ -38,7 +38,9 @@ from snapshotter.keeper.messages import (
 
 LOG_NAME: Final = "keeper.log"
 PATIENCE_S: Final = 5.0
-"""So long an answer may take, and a daemon that has just died may still seem to be there."""
+"""So long a daemon that has just died may still seem to be there, and keepers may end as they are greeted."""
+ANSWER_S: Final = 30.0
+"""So long an answer may take: on a node that is overloaded a keeper that we have just started takes seconds to begin."""
 
 _PAUSE_S: Final = 0.002
 _FIRST: Final = 3
@@ -71,7 +73,7 @@ class Keeper:
     def __init__(self, connection: socket.socket, child: int = 0) -> None:
         """`child` is the keeper's process if it is one of ours."""
         self._connection = connection
-        self._connection.settimeout(PATIENCE_S)
+        self._connection.settimeout(ANSWER_S)
         self._child = child
 
     @classmethod
@@ -199,7 +201,7 @@ def find(run_dir: Path) -> Keeper | None:
 
 def _connect(run_dir: Path) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    connection.settimeout(PATIENCE_S)
+    connection.settimeout(ANSWER_S)
     try:
         connection.connect(os.fspath(run_dir / SOCKET_NAME))
     except OSError:

@@ -18,6 +18,9 @@ export PREFIX DESTDIR
 DIST_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
 export DIST_PYTHON
 
+# Test files at a time. More than processors: most tests wait.
+JOBS ?= 3
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-build demo test test-long fuzz soak bench lint api docs lock install uninstall dist clean
 
@@ -33,8 +36,8 @@ setup-build:
 demo: setup ## Pull an image lazily and whole, side by side; IMAGE=host/name:tag takes that one (COMMAND='…' what it runs)
 	@$(BIN)/python -m integration.demo $(if $(IMAGE),--image "$$IMAGE") $(if $(COMMAND),--command "$$COMMAND")
 
-test: setup ## Unit, property, real-mount and containerd tests, short forms
-	@$(BIN)/pytest
+test: setup ## Unit, property, real-mount and containerd tests, short forms; JOBS files side by side
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 test-long: setup ## The same with full figures, and the long ones
 	@$(BIN)/pytest -m "" --hypothesis-profile=long

@@ -10,7 +10,7 @@ PACKAGES=(libfuse3-dev gcc libc6-dev pkg-config patchelf python3-dev python3-ven
 # containerd and runc run the containers, docker-registry serves the images, stargz-snapshotter brings ctr-remote (the
 # other tool's images), skopeo copies foreign images into a registry, erofs-utils checks EROFS images, busybox is the
 # pause image and a node without anything, debootstrap makes distributions to install on, attr, acl and libcap2-bin are
-# what fidelity is looked at with by hand.
+# what fidelity is looked at with by hand, xfsprogs and btrfs-progs make the disks of a node that loses power.
 if [ "${1:-}" != build ]; then
     PACKAGES+=(containerd runc docker-registry stargz-snapshotter skopeo fuse3 erofs-utils busybox-static debootstrap
         attr acl libcap2-bin xfsprogs btrfs-progs)

@@ -3,8 +3,10 @@
 Both hold the same open descriptor and the same record. The keeper is asked first; it alone knows when to give up.
 """
 
+import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +19,7 @@ from snapshotter.daemon import fd_store
 from snapshotter.daemon.notify import Notifier
 from snapshotter.errors import PlaneError
 from snapshotter.keeper import client
+from snapshotter.keeper.program import abort
 from snapshotter.plane.fuse.kernel import MOUNT_NAME, Connection, is_alive
 from snapshotter.plane.fuse.record import SessionRecord, decode_record
 from snapshotter.plane.probe import PlaneChoice
@@ -41,7 +44,7 @@ def with_plane(record: SessionRecord, plane: PlaneChoice) -> SessionRecord:
 
 
 class Custody:
-    """Gives the connection of an earlier daemon, and keeps ours for a later one. Blocking; one thread at a time."""
+    """Gives the connection of an earlier daemon, and keeps ours for a later one. Blocking; from any thread."""
 
     def __init__(self, config: Config, notifier: Notifier, stored: Mapping[str, int]) -> None:
         """`stored` is what the service manager held, by name; the descriptors are closed by `take`."""
@@ -49,6 +52,8 @@ class Custody:
         self._abort_after_s = config.take_over.abort_after_s
         self._resend = config.take_over.resend
         self._notifier = notifier
+        # Guards the talk with the keeper: who sees an answer come that another thread waits for must not take it for its end.
+        self._lock = threading.RLock()
         self._keeper: client.Keeper | None = None
         self._kept: tuple[int, SessionRecord] | None = None
         self._serving = False
@@ -58,7 +63,14 @@ class Custody:
     @property
     def keeper_pid(self) -> int:
         """The keeper's process; 0: there is none."""
-        return self._keeper.pid if self._keeper else 0
+        keeper = self._keeper
+        return keeper.pid if keeper else 0
+
+    @property
+    def device(self) -> str:
+        """`major:minor` of the mount that is kept; empty: none is."""
+        kept = self._kept
+        return kept[1].device if kept else ""
 
     def take(self) -> Inherited | None:
         """What an earlier daemon left, if it can be served; else it is given up, which the log explains.
@@ -86,8 +98,9 @@ class Custody:
             return self._checked(kept, died_ns)
         except PlaneError as error:
             log.error("the FUSE connection of the daemon before cannot be taken over: %s", error)  # noqa: TRY400 (expected)
-            os.close(kept.fd)
             self.drop()
+            give_up(kept.fd, _device_of(kept.record))
+            os.close(kept.fd)
             return None
 
     def _is_stored(self, kept: client.Kept) -> bool:
@@ -115,12 +128,20 @@ class Custody:
 
     def keep(self, fd: int, record: SessionRecord) -> None:
         """Have the descriptor and the record kept from now on. Raises PlaneError: by nobody."""
-        self._kept = fd, record
-        try:
-            self._put()
-        except PlaneError:
-            # It has just ended: no reason to give the connection up.
-            self._replace()
+        with self._lock:
+            self._kept = fd, record
+            try:
+                self._put()
+            except PlaneError as error:
+                # It has just ended: no reason to give the connection up.
+                if self._serving:
+                    log.warning("%s", error)  # `watch` sees it too, and must not have its descriptor closed under it
+                else:
+                    self._replace()
+            self._store(fd, record)
+
+    def _store(self, fd: int, record: SessionRecord) -> None:
+        """Have the service manager hold both."""
         if self._memory >= 0:
             # Between taking it out and putting it back this process may die.
             fd_store.rewrite_record(self._memory, record.encode())
@@ -138,39 +159,50 @@ class Custody:
 
     def serving(self) -> None:
         """The kernel has its INIT reply, and is answered."""
-        self._serving = True
-        try:
-            if self._keeper is not None:
-                self._keeper.ready()
-        except PlaneError as error:
-            # `watch` starts another, which learns it then.
-            log.warning("%s", error)
+        with self._lock:
+            self._serving = True
+            try:
+                if self._keeper is not None:
+                    self._keeper.ready()
+            except PlaneError as error:
+                # `watch` starts another, which learns it then.
+                log.warning("%s", error)
 
     def drop(self) -> None:
-        """Nobody shall take the connection over: once this process ends its readers get errors."""
-        self._kept = None
-        for name in fd_store.NAMES:
-            self._notifier.forget(name)
-        if self._memory >= 0:
-            os.close(self._memory)
-            self._memory = -1
-        try:
-            if self._keeper is not None:
-                self._keeper.drop()
-        except PlaneError as error:
-            log.warning("%s", error)
+        """Nobody shall take the connection over: its readers get errors from now on, whoever holds a copy."""
+        with self._lock:
+            kept, self._kept = self._kept, None
+            for name in fd_store.NAMES:
+                self._notifier.forget(name)
+            if self._memory >= 0:
+                os.close(self._memory)
+                self._memory = -1
+            try:
+                if self._keeper is not None:
+                    self._keeper.drop()
+            except PlaneError as error:
+                log.warning("%s", error)
+        if kept is not None:
+            give_up(kept[0], kept[1].device)
 
     async def watch(self) -> None:
         """Have another keeper whenever ours is gone."""
         while True:
             if self._keeper is not None:
                 await trio.lowlevel.wait_readable(self._keeper)
-            log.warning("the keeper is gone; another is started")
             try:
-                await trio.to_thread.run_sync(self._replace)
+                await trio.to_thread.run_sync(self._replace_if_gone)
             except PlaneError as error:
                 log.error("no daemon could take over now: %s", error)  # noqa: TRY400 (expected)
                 await trio.sleep(RETRY_S)
+
+    def _replace_if_gone(self) -> None:
+        """Raises PlaneError."""
+        with self._lock:
+            if self._keeper is not None and not self._keeper.is_gone():
+                return
+            log.warning("the keeper is gone; another is started")
+            self._replace()
 
     def _replace(self) -> None:
         before, self._keeper = self._keeper, None
@@ -207,3 +239,20 @@ def _from_store(stored: Mapping[str, int]) -> client.Kept | None:
     if fuse is None or record is None:
         return None
     return client.Kept(os.dup(fuse), fd_store.read_record(record), None)
+
+
+def give_up(fd: int, device: str) -> None:
+    """End a connection for its readers: a copy of it may be in a store that is not ours, and would keep it alive."""
+    minor = device.partition(":")[2]
+    # One that has ended has given its number back, which may be another's by now.
+    if minor.isdecimal() and is_alive(fd):
+        abort(int(minor))
+
+
+def _device_of(record: bytes) -> str:
+    """The device in a record, also in one of a version that this one does not understand."""
+    try:
+        device = json.loads(record)["device"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return device if isinstance(device, str) else ""

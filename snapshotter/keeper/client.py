@@ -4,6 +4,7 @@ Everything blocks, as a rule for milliseconds.
 """
 
 import os
+import select
 import socket
 import sys
 import time
@@ -95,6 +96,17 @@ class Keeper:
     def fileno(self) -> int:
         """The connection's descriptor: readable once the keeper is gone."""
         return self._connection.fileno()
+
+    def is_gone(self) -> bool:
+        """Whether it has ended. Only while nobody waits for an answer, which would look like a keeper that is there."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        if not poll.poll(0):
+            return False
+        try:
+            return not self._connection.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def hello(self) -> Kept | None:
         """Be the daemon from now on; returns what an earlier one left, if anything.

@@ -19,10 +19,10 @@ from snapshotter.errors import PlaneError
 from snapshotter.keeper import client
 from snapshotter.keeper.client import find
 from snapshotter.plane.fuse.inodes import INODE_REVISION
-from snapshotter.plane.fuse.kernel import MOUNT_NAME, is_alive
+from snapshotter.plane.fuse.kernel import MOUNT_NAME
 from snapshotter.plane.fuse.record import RECORD_REVISION, SessionRecord, decode_record
 from tests.doubles.keepers import discharge, keeper_pid, wait_for_end
-from tests.doubles.raw_fuse import RawMount, raw_mount
+from tests.doubles.raw_fuse import ECONNABORTED, RawMount, raw_mount, said
 from tests.doubles.service_manager import ServiceManager
 
 
@@ -281,15 +281,20 @@ def test_a_connection_that_has_ended_is_given_up(
     assert "it has ended" in caplog.text
 
 
-def test_dropped_it_is_kept_by_nobody(daemon: Callable[..., Custody], mount: RawMount, manager: ServiceManager) -> None:
+def test_dropped_it_is_kept_by_nobody_and_ends_for_its_readers(
+    daemon: Callable[..., Custody], mount: RawMount, manager: ServiceManager
+) -> None:
     first = daemon(manager)
     first.take()
     first.keep(mount.fd, record_of(mount))
+    child = mount.ask("trusted.a")
+    mount.read()
     first.drop()
+    # Whoever holds a copy: this test does.
+    assert said(child) == ECONNABORTED
     assert settled(manager) == []
     die(first)
     assert daemon(manager).take() is None
-    assert is_alive(mount.fd)
 
 
 @pytest.mark.parametrize("serving", [False, True])
@@ -323,6 +328,52 @@ def test_a_keeper_that_dies_is_followed_by_one_that_is_given_everything(
     inherited = daemon().take()
     assert inherited is not None
     assert inherited.record == record_of(mount)
+    os.close(inherited.connection.fd)
+
+
+def test_the_answers_of_a_keeper_are_not_its_end(daemon: Callable[..., Custody], mount: RawMount) -> None:
+    custody = daemon()
+    custody.take()
+    custody.keep(mount.fd, record_of(mount))
+    custody.serving()
+    before = custody.keeper_pid
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(custody.watch)
+            for number in range(300):
+                record = replace(record_of(mount), take_overs=number)
+                await trio.to_thread.run_sync(custody.keep, mount.fd, record)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert custody.keeper_pid == before
+
+
+def test_a_keeper_that_dies_while_we_serve_is_noticed_by_whoever_talks_to_it_and_replaced_by_the_watch(
+    daemon: Callable[..., Custody], mount: RawMount, run_dir: Path
+) -> None:
+    custody = daemon()
+    custody.take()
+    custody.keep(mount.fd, record_of(mount))
+    custody.serving()
+    kill_keeper(run_dir)
+    later = replace(record_of(mount), take_overs=9)
+    custody.keep(mount.fd, later)
+
+    async def main() -> None:
+        with trio.fail_after(120):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(custody.watch)
+                while not await kept(run_dir):
+                    pass
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    die(custody)
+    inherited = daemon().take()
+    assert inherited is not None
+    assert inherited.record == later
     os.close(inherited.connection.fd)
 
 

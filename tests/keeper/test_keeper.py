@@ -283,7 +283,7 @@ def test_at_the_deadline_who_waits_has_an_error(run_dir: Path, mount: RawMount) 
     keeper.close()
     assert said(child) == ECONNABORTED
     assert wait_for_end(pid, END_S + 60)
-    assert "no daemon for 1 s: aborting" in (run_dir / client.LOG_NAME).read_text()
+    assert "no daemon for 1 s: " in (run_dir / client.LOG_NAME).read_text()
 
 
 def test_a_daemon_that_never_serves_does_not_put_the_deadline_off(run_dir: Path, mount: RawMount) -> None:

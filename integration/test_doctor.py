@@ -166,7 +166,10 @@ def test_a_stopped_daemon_and_its_mounts_are_found(healthy: Node) -> None:
 def test_a_daemon_whose_mounts_containerd_does_not_see_is_found(healthy: Node) -> None:
     folder = healthy.daemon.folder
     apart = ["unshare", "--mount", "--propagation", "private", *SNAPSHOTTER, "serve", "--config"]
+    keeper = healthy.daemon.json("status")["keeper_pid"]
     healthy.daemon.stop()
+    # Else it would take over a mount that is seen.
+    os.kill(keeper, signal.SIGKILL)
     try:
         process = Process("a daemon apart", [*apart, str(folder / "config.toml")], folder / "log", _environ(folder))
         try:

@@ -80,7 +80,7 @@ def _why_not(path: Path, error: OSError) -> DaemonUnreachable:
         return DaemonUnreachable(f"no permission to use {path}: run this command as root (sudo)")
     if error.errno == errno.ECONNREFUSED:
         if path.is_socket():
-            return DaemonAbsent(f"the daemon at {path} has ended without tidying up; {START_IT}")
+            return DaemonAbsent(f"the daemon at {path} is gone; running containers wait for the next one; {START_IT}")
         return DaemonUnreachable(f"{path} is not a socket; {NAME_IT}")
     if error.errno is None:  # Python's own refusal of a path that does not fit sockaddr_un
         return DaemonUnreachable(f"{path}: {error}; {NAME_IT}")

@@ -41,7 +41,8 @@ class GateNumbers:
     def gate_files(self) -> list[GateFile]:
         """The files that have a number."""
         with self._lock:
-            return [*self._state.gate_files(), *self._extra.values()]
+            # The extra ones count first: what failed in the state may have been written after all, and the kernel was told these.
+            return [*self._extra.values(), *self._state.gate_files()]
 
     def add_gate_file(self, domain: str, name: str, size: int) -> GateFile:
         """Give a file a number that outlives this process. Raises StoreError."""
@@ -85,7 +86,7 @@ def _read(path: Path) -> list[GateFile]:
     for line in lines:
         try:
             number, domain, name, size = json.loads(line)
-        except ValueError:
+            found.append(GateFile(int(number), str(domain), str(name), int(size)))
+        except (ValueError, TypeError):
             continue
-        found.append(GateFile(number, domain, name, size))
     return found

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,15 +23,17 @@ from snapshotter.daemon.ending import Ending
 from snapshotter.daemon.gate_numbers import EXTRA_NUMBERS, GateNumbers
 from snapshotter.daemon.last_words import LastWords, report
 from snapshotter.errors import PlaneError, TakeOverRefused
+from snapshotter.keeper.program import abort
 from snapshotter.layer.room import LayerRoom
 from snapshotter.plane.erofs.gate import Gate
 from snapshotter.plane.fuse.in_hand import InHand, Request
 from snapshotter.plane.fuse.inodes import INODE_REVISION
-from snapshotter.plane.fuse.kernel import MOUNT_NAME, Connection, open_connection
+from snapshotter.plane.fuse.kernel import FS_TYPE, MOUNT_NAME, Connection, open_connection
 from snapshotter.plane.fuse.operations import LayerOperations
-from snapshotter.plane.fuse.record import RECORD_REVISION, SessionRecord
+from snapshotter.plane.fuse.record import RECORD_REVISION, SessionRecord, root_mark
 from snapshotter.plane.fuse.redelivery import Sweep, answer_read, refuse, resend, sweep
 from snapshotter.plane.fuse.session import FuseSession
+from snapshotter.plane.mounts import mounts_on
 from snapshotter.plane.probe import PlaneChoice
 from snapshotter.store.state import State
 
@@ -82,10 +84,17 @@ async def serve_fuse(
         PlaneError: the kernel refused.
     """
     inherited = handover.inherited
+    mark = root_mark(config.root)
+    if inherited is not None and inherited.record.root != mark:
+        raise TakeOverRefused(f"it was mounted for another root directory than {config.root}, or for a copy of it")
+    if inherited is not None and inherited.record.session != await trio.to_thread.run_sync(state.last_session):
+        # Another mount has been made for this root since, and its files were given the same numbers.
+        raise TakeOverRefused("it is older than the last mount that was made for this root directory")
     convicted = handover.last_words.convicted(inherited.died_ns if inherited else None)
     in_hand = handover.last_words.begin()
     if inherited is None:
         connection, record = await trio.to_thread.run_sync(_mount, config, state, handover)
+        record = replace(record, root=mark)
     else:
         connection, record = inherited.connection, inherited.record.taken_over()
     extra_numbers = config.run_dir / EXTRA_NUMBERS
@@ -100,14 +109,9 @@ async def serve_fuse(
         fresh_name = connection.mount_point / str(handover.session) / f"newest-{time.monotonic_ns()}"
         sweeps.append(_redeliver(fd, convicted, fresh_name, resends=config.take_over.resend))
 
-    try:
-        await fuse.handshake(
-            record, partial(handover.custody.keep, connection.fd), redeliver if inherited else lambda _: None
-        )
-    except PlaneError as error:
-        if inherited is not None:
-            raise TakeOverRefused(str(error)) from error
-        raise
+    await fuse.handshake(
+        record, partial(handover.custody.keep, connection.fd), redeliver if inherited else lambda _: None
+    )
 
     async def answer(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
@@ -119,7 +123,8 @@ async def serve_fuse(
     await nursery.start(answer)
     for swept in filter(None, sweeps):
         nursery.start_soon(_after_sweep, connection.fd, swept, operations)
-    handover.custody.serving()
+    # A keeper that is slow to answer holds up nobody else.
+    await trio.to_thread.run_sync(handover.custody.serving)
     nursery.start_soon(handover.custody.watch)
     if inherited is not None:
         log.info("took over the FUSE connection of version %s (take-over %d)", record.version, record.take_overs)
@@ -132,7 +137,12 @@ def _mount(config: Config, state: State, handover: Handover) -> tuple[Connection
     from snapshotter.daemon.users import find_users
 
     StrandedContainers(config.run_dir).add(find_users(config.run_dir, config.root))
-    connection = open_connection(config.run_dir / MOUNT_NAME)
+    mount_point = config.run_dir / MOUNT_NAME
+    for left in mounts_on(mount_point):
+        if left.fs_type == FS_TYPE:
+            # Nobody will answer there any more, whoever holds a copy of its descriptor: its readers are told.
+            abort(int(left.device.partition(":")[2]))
+    connection = open_connection(mount_point)
     state.begin_mount()
     (config.run_dir / EXTRA_NUMBERS).unlink(missing_ok=True)
     record = SessionRecord(
@@ -174,4 +184,4 @@ async def _after_sweep(fd: int, swept: Sweep, operations: LayerOperations) -> No
             data = None
         answer_read(fd, taken, data)
     if swept.child:
-        await trio.to_thread.run_sync(os.waitpid, swept.child, 0)
+        await trio.to_thread.run_sync(os.waitpid, swept.child, 0, abandon_on_cancel=True)

@@ -6,11 +6,13 @@ a crash from a kill, and the next start puts it into the log, where an admin fin
 
 import faulthandler
 import logging
+import os
+import sys
 import time
 import traceback
 from collections.abc import Collection
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from snapshotter.errors import SnapshotterError
 from snapshotter.plane.fuse.in_hand import DEATHS_NAME, IN_HAND_NAME, Deaths, InHand, Request, read_death
@@ -25,7 +27,6 @@ class LastWords:
     """Reads what the daemon before left in `run_dir`, then begins to note for the next one."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Raises OSError."""
         crash = run_dir / CRASH_NAME
         try:
             words = crash.read_text(errors="replace")
@@ -34,9 +35,13 @@ class LastWords:
         self.crashed = bool(words.strip())
         if self.crashed:
             log.error("the daemon before crashed:\n%s", words[:LONGEST_SHOWN].rstrip())
-        crash.unlink(missing_ok=True)
-        self._file = crash.open("x")
-        crash.chmod(0o600)
+        try:
+            crash.unlink(missing_ok=True)
+            self._file: TextIO = open(os.open(crash, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w")  # noqa: SIM115
+        except OSError as error:
+            # To standard error instead, where the next daemon does not find it.
+            log.warning("cannot write %s: %s", crash, error.strerror)
+            self._file = sys.stderr
         faulthandler.enable(self._file)
         self._notes = run_dir / IN_HAND_NAME
         self._deaths = Deaths.load(run_dir / DEATHS_NAME)

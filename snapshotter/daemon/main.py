@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,14 +25,15 @@ from snapshotter import __version__
 from snapshotter.config import Config
 from snapshotter.daemon import fd_store, logs, preflight
 from snapshotter.daemon.calls import CallTimes
-from snapshotter.daemon.custody import Custody, Inherited
+from snapshotter.daemon.custody import Custody, Inherited, give_up
 from snapshotter.daemon.ending import TORN_DOWN, Ending
 from snapshotter.daemon.kernel_side import Handover, serve_fuse
 from snapshotter.daemon.last_words import LastWords
+from snapshotter.daemon.later import load_services
 from snapshotter.daemon.notify import Notifier
 from snapshotter.daemon.registries import RegistryClient, reach_registries
 from snapshotter.daemon.standby import dismiss, expect_followers, stand_by
-from snapshotter.errors import SnapshotterError, TakeOverRefused
+from snapshotter.errors import SnapshotterError, StoreError, TakeOverRefused
 from snapshotter.layer.room import LayerRoom, assemble
 from snapshotter.layer.sources import RegistryAccess
 from snapshotter.plane.erofs.backing import Backing
@@ -91,7 +92,7 @@ def run(config: Config, *, standby: bool = False) -> int:
     with ExitStack() as undo:
         preflight.own_directory(config.root, "root")
         preflight.own_directory(config.run_dir, "run_dir")
-        if standby and not stand_by(config, notifier):
+        if standby and not stand_by(config, notifier, stored):
             return TORN_DOWN
         undo.callback(RootLock(config.root, wait_s=LOCK_WAIT_S).release)
         undo.callback(preflight.lock_run_dir(config, wait_s=LOCK_WAIT_S).release)
@@ -108,8 +109,8 @@ def run(config: Config, *, standby: bool = False) -> int:
             return trio.run(serve, config, plane, notifier, custody, inherited, last_words)
         except BaseExceptionGroup as group:
             error = _plain(group)
-            if isinstance(error, TakeOverRefused):
-                _begin_anew(custody, error, environment)
+            if isinstance(error, TakeOverRefused) and inherited is not None:
+                _begin_anew(custody, inherited, error, environment)
             last_words.error(error)
             raise error from None
 
@@ -137,10 +138,13 @@ def known_plane(config: Config, record: SessionRecord) -> PlaneChoice | None:
     return PlaneChoice(record.plane, record.plane_reason, (), backing)
 
 
-def _begin_anew(custody: Custody, error: TakeOverRefused, environment: Mapping[str, str]) -> NoReturn:
+def _begin_anew(
+    custody: Custody, inherited: Inherited, error: TakeOverRefused, environment: Mapping[str, str]
+) -> NoReturn:
     """Give the old connection up and start once more: pyfuse3 serves one connection in the life of a process."""
     log.error("the FUSE connection of the daemon before cannot be taken over, a fresh one is mounted: %s", error)
     custody.drop()
+    give_up(inherited.connection.fd, inherited.record.device)
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
@@ -183,6 +187,8 @@ async def serve(
             if plane is None:
                 plane = await trio.to_thread.run_sync(find_plane, config)
                 await trio.to_thread.run_sync(custody.amend, plane)
+                # The trial took its directory away, which is the images' too.
+                (config.root / "erofs").mkdir(mode=0o700, exist_ok=True)
             room.images.with_metadata_images = plane.backing is not None
             room.start(nursery)
             with ExitStack() as listening:
@@ -197,12 +203,28 @@ async def serve(
                 kernel.in_hand.clean()
                 notifier.stopping()
                 await trio.to_thread.run_sync(stop, STOP_GRACE_S)
+                await trio.to_thread.run_sync(_last_things, config, ground, custody, ending.exit_code)
             nursery.cancel_scope.cancel()
-    if ending.exit_code == TORN_DOWN:
-        custody.drop()
-        dismiss(config.run_dir)
     log.info("stopped; %s", "everything is unmounted" if ending.exit_code == TORN_DOWN else "mounts stay in place")
     return ending.exit_code
+
+
+def _last_things(config: Config, ground: Ground, custody: Custody, exit_code: int) -> None:
+    """What is to be done before the kernel is answered no more. Blocking."""
+    if exit_code == TORN_DOWN:
+        custody.drop()
+        dismiss(config.run_dir)
+    elif ground.store.dirty:
+        # Now, and not at the close: who reads then waits for the next daemon.
+        with suppress(StoreError):
+            ground.store.sync()
+
+
+def _close_store(store: ObjectStore) -> None:
+    try:
+        store.close()
+    except StoreError as error:
+        log.warning("the cache did not close in order; the next start looks at it more closely: %s", error)
 
 
 async def lay_ground(config: Config, undo: AsyncExitStack, session: int | None) -> Ground:
@@ -216,7 +238,7 @@ async def lay_ground(config: Config, undo: AsyncExitStack, session: int | None) 
 
     # After a power loss this looks at every object once.
     store = await trio.to_thread.run_sync(open_with_room, config.root, open_store)
-    undo.push_async_callback(trio.to_thread.run_sync, store.close)
+    undo.push_async_callback(trio.to_thread.run_sync, _close_store, store)
     return Ground(state, store, number)
 
 
@@ -262,6 +284,7 @@ async def listen(
     started_at_ns: int,
 ) -> Callable[[float], None]:
     """Answer containerd and the commands from now on; return what stops that, given the seconds of grace."""
+    await trio.to_thread.run_sync(partial(load_services, metrics=bool(config.metrics.address)))
     from snapshotter.daemon.activity import Activity
     from snapshotter.daemon.node import Identity, Node
     from snapshotter.daemon.planes import build_plane

@@ -17,6 +17,8 @@ from snapshotter.daemon.verification import Verification
 from snapshotter.layer.housekeeping import unnamed
 from snapshotter.layer.priority import Priority
 from snapshotter.layer.room import LayerRoom
+from snapshotter.plane.fuse.kernel import MOUNT_NAME
+from snapshotter.plane.mounts import mounts_on
 from snapshotter.service.bridge import Bridge
 from snapshotter.service.control_views import (
     ActivityView,
@@ -134,10 +136,16 @@ class Node:
         """What an admin should look at, a sentence each."""
         yield from self.lasting_problems
         yield from self._room.housekeeping.problems()
-        for one in self._stranded.present():
+        if lost := ", ".join(sorted(str(one) for one in self._stranded.present())):
             yield (
-                f"container {one} stands on a FUSE connection that was lost: it reads only what it has read before or what "
-                "is in the cache; start it again"
+                "containers stand on a FUSE connection that was lost, and read nothing but, on the erofs plane, files that are "
+                f"whole in the cache; start them again: {lost}"
+            )
+        mount_point = self._config.run_dir / MOUNT_NAME
+        if self._custody.device and self._custody.device not in {mount.device for mount in mounts_on(mount_point)[-1:]}:
+            yield (
+                f"somebody unmounted {mount_point}: running containers go on, new ones do not start; stop those that run, then "
+                "restart the daemon"
             )
         if not self._custody.keeper_pid:
             yield "there is no keeper: if the daemon ended now, running containers would lose their layers"

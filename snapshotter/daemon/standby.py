@@ -4,16 +4,18 @@ It holds nothing of the mount and opens nothing below it. What costs a fresh sta
 paid before: readers wait some milliseconds for it instead of some hundred.
 """
 
-# ruff: noqa: F401, PLC0415 (modules are imported to have them)
-
 import fcntl
 import gc
 import logging
 import os
+import threading
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Final
 
 from snapshotter.config import Config
+from snapshotter.daemon import registries
+from snapshotter.daemon.later import load_services
 from snapshotter.daemon.notify import Notifier
 from snapshotter.errors import StoreError
 
@@ -23,10 +25,11 @@ TORN_DOWN_NAME: Final = "torn-down"
 log = logging.getLogger(__name__)
 
 
-def stand_by(config: Config, notifier: Notifier) -> bool:
+def stand_by(config: Config, notifier: Notifier, stored: MutableMapping[str, int]) -> bool:
     """Return when no other daemon has the root directory; False if the last one had been torn down, and none shall follow.
 
-    SIGTERM and SIGINT end the process meanwhile.
+    SIGTERM and SIGINT end the process meanwhile. `stored` is what the service manager gave to this process: who waits gives it
+    back, since a copy of a connection would keep it alive for its readers after everybody else has given it up.
 
     Raises:
         StoreError: the lock file cannot be opened.
@@ -39,10 +42,11 @@ def stand_by(config: Config, notifier: Notifier) -> bool:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _load()
+            _let_go(notifier, stored)
+            _load(metrics=bool(config.metrics.address))
             log.info("standing by for the daemon that has %s", config.root)
             notifier.ready("standing by")
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _wait(fd, notifier)
             if (config.run_dir / TORN_DOWN_NAME).exists():
                 log.info("the daemon was torn down; nothing is left to stand by for")
                 return False
@@ -50,6 +54,13 @@ def stand_by(config: Config, notifier: Notifier) -> bool:
         return True
     finally:
         os.close(fd)
+
+
+def _let_go(notifier: Notifier, stored: MutableMapping[str, int]) -> None:
+    for name, fd in stored.items():
+        notifier.forget(name)
+        os.close(fd)
+    stored.clear()
 
 
 def dismiss(run_dir: Path) -> None:
@@ -69,17 +80,23 @@ def expect_followers(run_dir: Path) -> None:
         raise StoreError(f"{mark}: {error.strerror or error}") from error
 
 
-def _load() -> None:
+def _load(*, metrics: bool) -> None:
     """Import what a daemon imports in the course of its start."""
-    import snapshotter.containerd.content
-    import snapshotter.daemon.monitoring
-    import snapshotter.daemon.node
-    import snapshotter.daemon.numbers
-    import snapshotter.daemon.sampling
-    import snapshotter.daemon.services
-    import snapshotter.registry.client
-    import snapshotter.service.bridge
-
+    registries.load()
+    load_services(metrics=metrics)
     # What is here stays: no collection need look at it again.
     gc.collect()
     gc.freeze()
+
+
+def _wait(fd: int, notifier: Notifier) -> None:
+    """Return with the lock; the service manager hears meanwhile that this process lives."""
+    got = threading.Event()
+
+    def take() -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        got.set()
+
+    threading.Thread(target=take, daemon=True).start()
+    while not got.wait(notifier.watchdog_s):
+        notifier.alive()

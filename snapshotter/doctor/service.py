@@ -101,8 +101,8 @@ class _Service:
         )
         if left:
             yield warning(
-                f"{left} mounts of a daemon that has ended are below {run_dir}; containers that need a file from the "
-                "registry see errors",
+                f"{left} mounts of a daemon that has ended are below {run_dir}; containers that need it wait, until the "
+                "keeper gives up (take_over.abort_after_s)",
                 "start the daemon, which takes them over; or `snapshotter teardown`, once no container needs them",
             )
         else:

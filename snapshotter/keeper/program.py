@@ -18,6 +18,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -45,6 +46,9 @@ from snapshotter.keeper.messages import (
     unpack_kept,
 )
 
+LOOK_S: Final = 2.0
+"""How often it looks whether its socket is still there."""
+
 IDLE_S: Final = 60.0
 """So long a keeper waits that keeps nothing and that nobody talks to."""
 
@@ -70,7 +74,10 @@ class Kept:
 class Keeper:
     """Serves one listening socket, single-threaded."""
 
-    def __init__(self, listener: socket.socket, idle_s: float = IDLE_S) -> None:
+    def __init__(self, listener: socket.socket, idle_s: float = IDLE_S, path: str = "") -> None:
+        """`path` is where the listener is found, and made anew if somebody took it away; empty: nobody looks."""
+        self._path = path
+        self._inode = self._look()
         self._listener = listener
         self._idle_s = idle_s
         self._clients: dict[int, socket.socket] = {}
@@ -98,13 +105,39 @@ class Keeper:
             if left_s is not None and left_s <= 0:
                 if self._kept is None:
                     return
-                say(f"no daemon for {self._kept.deadline_s} s: aborting the FUSE connection; readers get an error")
                 abort(self._kept.minor)
+                say(f"no daemon for {self._kept.deadline_s} s: the FUSE connection is aborted; readers get an error")
                 self._forget()
                 self._end_soon()
                 continue
-            for fd, event in self._poll.poll(None if left_s is None else left_s * 1000 + 1):
+            wait_s = LOOK_S if left_s is None else min(left_s, LOOK_S)
+            for fd, event in self._poll.poll(wait_s * 1000 + 1):
                 self._turn(fd, event)
+            if not self.is_found():
+                self._listen_anew()
+
+    def is_found(self) -> bool:
+        """Whether the socket is where daemons look for it."""
+        return not self._path or self._look() == self._inode
+
+    def _look(self) -> int:
+        try:
+            return os.lstat(self._path).st_ino if self._path else 0
+        except OSError:
+            return 0
+
+    def _listen_anew(self) -> None:
+        """Without its socket no daemon could take over from this keeper, and no other begin beside it."""
+        try:
+            listener = listen(self._path)
+        except OSError:
+            return  # the run directory is full or gone: looked at again
+        self._poll.unregister(self._listener)
+        self._listener.close()
+        self._listener = listener
+        self._inode = self._look()
+        self._poll.register(listener, select.POLLIN)
+        say("the socket had been taken away; it is there again")
 
     def _left_s(self) -> float | None:
         """Seconds until something is to be done without being asked; None: nothing is."""
@@ -131,7 +164,11 @@ class Keeper:
             if message is None:
                 self._leave(client)
                 return
-            answer = self._answer(client, message)
+            try:
+                answer = self._answer(client, message)
+            finally:
+                # A copy that nobody knows of would keep a dead connection alive.
+                _close(fd for fd in message.fds if self._kept is None or fd != self._kept.fd)
             if answer is None:
                 self._leave(client)
             else:
@@ -141,14 +178,10 @@ class Keeper:
 
     def _answer(self, client: socket.socket, message: Message) -> Message | None:
         """What is said to a message; None to one that makes no sense, which ends the talk."""
-        if message.kind != PUT:
-            _close(message.fds)
         if message.kind == LOOK:
             owner = 0 if self._owner is None else peer(self._owner)[0]
             return Message(STATE, KEPT if self._kept else 0, owner)
         if self._owner not in (None, client):
-            if message.kind == PUT:
-                _close(message.fds)
             return Message(BUSY, value=peer(self._owner)[0]) if self._owner is not None else None
         if message.kind == HELLO:
             self._owner, self._served = client, False
@@ -165,11 +198,15 @@ class Keeper:
             return Message(DONE)
         if message.kind == DROP:
             self._forget()
+            self._since = time.monotonic()
             return Message(DONE)
         return None
 
     def _take(self, message: Message) -> None:
         kept = Kept(message.fds[0], message)
+        # The same connection: a daemon that dies before it says READY again has not undone that it was answered.
+        kept.answered |= self._kept is not None and self._kept.minor == kept.minor and self._kept.answered
+        # Nor does what is put stop the clock: only one that serves does.
         self._forget()
         self._kept = kept
         # No events asked for: only the end of the connection is reported. Requests are the daemon's.
@@ -180,7 +217,6 @@ class Keeper:
             self._poll.unregister(self._kept.fd)
             os.close(self._kept.fd)
             self._kept = None
-            self._since = time.monotonic()
 
     def _end_soon(self) -> None:
         """What this process is for has ended: it ends as well, unless somebody talks to it."""
@@ -228,8 +264,10 @@ def abort(minor: int) -> None:
 
 def say(sentence: str) -> None:
     """Tell the log, which is standard error."""
-    sys.stderr.write(f"estargz-snapshotter keeper: {sentence}\n")
-    sys.stderr.flush()
+    # A full disk or a journal that is gone must not end what others stand on.
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"estargz-snapshotter keeper: {sentence}\n")
+        sys.stderr.flush()
 
 
 def tell_ready() -> None:
@@ -241,9 +279,19 @@ def tell_ready() -> None:
         manager.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
 
 
-def _close(fds: tuple[int, ...]) -> None:
+def _close(fds: Iterable[int]) -> None:
     for fd in fds:
         os.close(fd)
+
+
+def listen(path: str) -> socket.socket:
+    """A listening socket at `path`, whatever was there."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    listener.bind(path)
+    listener.listen(64)
+    return listener
 
 
 def main(run_dir: str, first: int = -1) -> None:
@@ -262,14 +310,10 @@ def main(run_dir: str, first: int = -1) -> None:
         tell_ready()
         return
     path = os.path.join(run_dir, SOCKET_NAME)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with suppress(FileNotFoundError):
-        os.unlink(path)
-    listener.bind(path)
-    listener.listen(16)
-    keeper = Keeper(listener)
+    keeper = Keeper(listen(path), path=path)
     if first >= 0:
         keeper.adopt(socket.socket(fileno=first))
     tell_ready()
     keeper.run()
-    os.unlink(path)
+    if keeper.is_found():
+        os.unlink(path)

@@ -219,9 +219,8 @@ class Housekeeping:
             excess -= self._store.remove(stored.domain, stored.digest)
 
     def _drop_manifests(self) -> None:
-        named = {
-            str(source.manifest_digest)
-            for record in self._state.layers()
-            for source in self._state.sources(record.number)
-        }
+        def named() -> set[str]:
+            records = self._state.layers()
+            return {str(source.manifest_digest) for record in records for source in self._state.sources(record.number)}
+
         self._manifests.drop_unnamed(named)

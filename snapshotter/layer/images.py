@@ -14,7 +14,7 @@ from snapshotter.layer.layer import Layer
 from snapshotter.layer.manifests import ManifestStore
 from snapshotter.layer.opening import Anchor, Opener, anchor_of, lazy_reasons
 from snapshotter.layer.shelf import Shelf
-from snapshotter.registry.manifest import Descriptor, ImageManifest
+from snapshotter.registry.manifest import Descriptor, ImageManifest, Manifest
 from snapshotter.registry.reference import Reference, parse_reference
 from snapshotter.request import LayerRequest
 from snapshotter.store.domains import sharing_domain
@@ -75,6 +75,7 @@ class _Image:
     reference: Reference
     manifest: ImageManifest
     manifest_digest: str
+    answer: Manifest
     outcomes: dict[str, _Outcome] = field(default_factory=dict)
 
     def descriptor(self, digest: str) -> Descriptor | None:
@@ -155,7 +156,7 @@ class Images:
                 if others > 0 and kept is None:
                     self._nursery.start_soon(self._manifests.open_connections, reference, others)
                 found = await self._manifests.containing(reference, digest, request.layer_digest, kept)
-                image = _Image(reference, found.manifest, found.digest)
+                image = _Image(reference, found.manifest, found.digest, found.answer)
                 while len(self._images) >= IMAGES_KEPT:
                     oldest = next(iter(self._images))
                     self._images.pop(oldest)
@@ -208,6 +209,7 @@ class Images:
         if record is None:
             record = await self._record(image, descriptor, anchor, request, domain)
         await trio.to_thread.run_sync(self._state.add_source, record.number, source.reference, source.manifest_digest)
+        await trio.to_thread.run_sync(self._manifests.keep_named, image.answer)
         layer = await self._shelf.attach(record, source)
         self._fill.begin(layer)
         if self.with_metadata_images:

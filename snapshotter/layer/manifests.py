@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Found:
 
     manifest: ImageManifest
     digest: str
+    answer: Manifest
 
 
 class ManifestStore:
@@ -44,6 +46,7 @@ class ManifestStore:
         self._registry = registry
         self._directory = directory
         self._local = local
+        self._lock = threading.Lock()  # keeps one from being removed that is just being named
 
     async def open_connections(self, reference: Reference, count: int) -> None:
         """Open connections for what follows the manifest. Never fails: it is a head start, nothing more."""
@@ -77,7 +80,7 @@ class ManifestStore:
                 raise NotLazy(Reason.BAD_LABELS, f"the label's manifest digest {digest} names an index of manifests")
             if kept is None:
                 await trio.to_thread.run_sync(self._keep, answer)
-            return Found(manifest, digest)
+            return Found(manifest, digest, answer)
         answer = await (await self._registry.get()).manifest(reference)
         found = await self._search(reference, answer, layer, INDEX_DEPTH)
         if found is None:
@@ -90,7 +93,7 @@ class ManifestStore:
             if all(descriptor.digest != layer for descriptor in manifest.layers):
                 return None
             await trio.to_thread.run_sync(self._keep, answer)
-            return Found(manifest, answer.digest)
+            return Found(manifest, answer.digest, answer)
         if not depth:
             return None
         for descriptor in _host_first(manifest):
@@ -100,11 +103,22 @@ class ManifestStore:
                 return found
         return None
 
-    def drop_unnamed(self, named: set[str]) -> None:
-        """Remove the manifests that no layer's source names any more."""
-        for path in self._directory.iterdir():
-            if f"sha256:{path.name.partition('.')[0]}" not in named:
-                path.unlink(missing_ok=True)
+    def keep_named(self, answer: Manifest) -> None:
+        """Have a manifest on disk that a layer's source names from now on: without a name it may have been removed meanwhile.
+
+        Blocking; never fails.
+        """
+        with self._lock:
+            if not self._path(answer.digest).exists():
+                self._keep(answer)
+
+    def drop_unnamed(self, named: Callable[[], set[str]]) -> None:
+        """Remove the manifests that no layer's source names any more. Blocking. Raises StoreError."""
+        with self._lock:
+            wanted = named()
+            for path in self._directory.iterdir():
+                if f"sha256:{path.name.partition('.')[0]}" not in wanted:
+                    path.unlink(missing_ok=True)
 
     def _path(self, digest: str) -> Path:
         return self._directory / f"{digest.removeprefix('sha256:')}.json"

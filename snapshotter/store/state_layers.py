@@ -233,6 +233,12 @@ class LayerTable(StateDatabase):
             ).fetchall()
         return [_record(row) for row in rows]
 
+    def last_session(self) -> int:
+        """The newest session number; 0 if none was given."""
+        with self.read() as db:
+            (number,) = db.execute("SELECT COALESCE(MAX(number), 0) FROM sessions").fetchone()
+        return int(number)
+
     def next_session(self) -> int:
         """A session number that was never given before, on disk when this returns."""
         with self.write() as db:

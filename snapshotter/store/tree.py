@@ -21,6 +21,8 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _LARGE = re.compile(r"[0-9a-f]{64}-[0-9a-f]{32}(\.tmp)?")
 # What opening a planted symlink, socket or device says.
 _NOT_OURS = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
+# A file system without hard links, or a file with as many as it can have.
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -153,7 +155,9 @@ class ObjectTree(DomainDirectories):
         with self._shard(domain, name[:2], create=True) as shard:
             try:
                 self._link_over(source, source_dir, name, shard)
-            except OSError:
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
                 os.rename(source, name, src_dir_fd=source_dir, dst_dir_fd=shard)
                 return
         os.unlink(source, dir_fd=source_dir)
@@ -233,6 +237,8 @@ class ObjectTree(DomainDirectories):
             try:
                 os.link(source, name, src_dir_fd=source_dir, dst_dir_fd=shard, follow_symlinks=False)
             except FileExistsError:
+                with suppress(FileNotFoundError):  # of a process that was killed at this point
+                    os.unlink(aside, dir_fd=shard)
                 os.link(source, aside, src_dir_fd=source_dir, dst_dir_fd=shard, follow_symlinks=False)
                 try:
                     os.rename(aside, name, src_dir_fd=shard, dst_dir_fd=shard)

@@ -35,7 +35,8 @@ def test_what_is_printed_is_a_file_for_that_line(line: str, capsys: Captured) ->
     assert run("--for", line) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"# For containerd {line.removeprefix('v')}.\n")
-    assert max(map(len, out.splitlines())) <= 80
+    # A path is not broken.
+    assert max(len(one) for one in out.splitlines() if not one.startswith("# /")) <= 80
     tables = tomllib.loads(out)
     assert tables["proxy_plugins"]["estargz"]["address"] == "/run/estargz/snapshotter.sock"
     assert ("exports" in tables["proxy_plugins"]["estargz"]) == (line not in ("1.6", "1.7.15"))

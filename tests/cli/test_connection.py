@@ -49,7 +49,7 @@ def test_a_file_is_not_a_socket(tmp_path: Path, capsys: Captured) -> None:
 def test_a_socket_nobody_listens_on_is_a_daemon_that_ended(tmp_path: Path, capsys: Captured) -> None:
     with listening(tmp_path / "s"):
         pass
-    assert "has ended without tidying up" in complaint(capsys, tmp_path / "s")
+    assert "running containers wait for the next one" in complaint(capsys, tmp_path / "s")
 
 
 def test_no_permission_says_become_root(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def node(
         lambda: failures or {},
         cast("Any", SimpleNamespace(fuse_requests={"lookup": 3}, view=lambda **given: given)),
         lambda: credential_problems or {},
-        cast("Any", SimpleNamespace(keeper_pid=keeper_pid)),
+        cast("Any", SimpleNamespace(keeper_pid=keeper_pid, device="")),
         StrandedContainers(tmp_path),
     )
 

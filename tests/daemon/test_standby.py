@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from snapshotter.config import Config
 from snapshotter.daemon.ending import TORN_DOWN
+from snapshotter.daemon.fd_store import RECORD_NAME, record_file
 from snapshotter.daemon.notify import Notifier
 from snapshotter.daemon.standby import dismiss, expect_followers, stand_by
 from snapshotter.errors import StoreError
@@ -31,7 +33,7 @@ from snapshotter.daemon.notify import Notifier
 from snapshotter.daemon.standby import stand_by
 
 top = Path(sys.argv[1])
-print(stand_by(replace(Config(), root=top / "root", run_dir=top / "r"), Notifier()))
+print(stand_by(replace(Config(), root=top / "root", run_dir=top / "r"), Notifier(), {}))
 print("loaded" if "snapshotter.daemon.services" in sys.modules else "not loaded")
 """
 
@@ -76,11 +78,30 @@ def test_it_has_everything_loaded_and_waits_for_the_end_of_the_other(
             standby.kill()
 
 
+def test_it_gives_back_what_was_stored_and_one_that_serves_at_once_does_not(top: Path, manager: ServiceManager) -> None:
+    config = replace(Config(), root=top / "root", run_dir=top / "r")
+    notifier = Notifier({"NOTIFY_SOCKET": manager.address})
+    kept = record_file(b"record")
+    stored = {RECORD_NAME: kept}
+    manager.keep(RECORD_NAME, kept)
+    assert stand_by(config, notifier, stored)
+    assert stored == {RECORD_NAME: kept}
+    with RootLock(top / "root") as serving:
+        # It blocks with its own lock: the release comes from here.
+        threading.Timer(0.1, serving.release).start()
+        assert stand_by(config, notifier, stored)
+    assert stored == {}
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(kept)
+    notifier.settle(60)
+    assert manager.names == []
+
+
 def test_a_teardown_of_long_ago_dismisses_nobody(top: Path) -> None:
     dismiss(top / "r")
     config = replace(Config(), root=top / "root", run_dir=top / "r")
     # Nobody was waited for: this is the next start.
-    assert stand_by(config, Notifier({}))
+    assert stand_by(config, Notifier({}), {})
     expect_followers(top / "r")
     expect_followers(top / "r")
     assert list((top / "r").iterdir()) == []
@@ -96,7 +117,7 @@ def test_a_run_directory_that_cannot_be_written_is_a_sentence(tmp_path: Path, ca
 
 def test_a_root_without_a_directory_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="root directory"):
-        stand_by(replace(Config(), root=tmp_path / "gone", run_dir=tmp_path), Notifier({}))
+        stand_by(replace(Config(), root=tmp_path / "gone", run_dir=tmp_path), Notifier({}), {})
 
 
 def test_the_one_that_stood_by_serves_after_a_kill_and_ends_with_a_teardown(instance: Instance) -> None:

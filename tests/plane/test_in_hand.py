@@ -144,9 +144,17 @@ def test_what_was_in_hand_at_three_crashes_is_convicted(tmp_path: Path) -> None:
     assert convicted(path, crashed(A, C)) == {A}
 
 
-def test_of_several_the_one_that_was_begun_last_each_time_is_taken(tmp_path: Path) -> None:
+def test_of_several_the_one_that_was_begun_last_most_often_is_taken(tmp_path: Path) -> None:
     assert convicted(tmp_path / "deaths", *[crashed(A, B, last=B)] * 3) == {B}
-    assert convicted(tmp_path / "more", crashed(A, B, last=B), crashed(A, B, last=A), crashed(A, B, last=A)) == {A, B}
+    assert convicted(tmp_path / "more", crashed(A, B, last=B), crashed(A, B, last=A), crashed(A, B, last=A)) == {A}
+
+
+def test_only_one_is_convicted_at_a_time_and_the_next_one_after_the_next_death(tmp_path: Path) -> None:
+    """Those who wait for a registry were in hand at each death."""
+    path = tmp_path / "deaths"
+    assert convicted(path, *[crashed(A, B, C)] * 3) == {min(A, B, C)}
+    left = sorted({A, B, C})[1:]
+    assert convicted(path, crashed(*left)) == {left[0]}
 
 
 def test_kills_convict_nobody_whatever_waited_for_long(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ class Gate:
     def _remember(self, file: GateFile) -> GateFile:
         """Keep the first answer: two may be on their way."""
         kept = self._files.setdefault((file.domain, file.name), file)
-        self._by_number[kept.number] = kept
+        self._by_number[file.number] = file
         return kept
 
     async def _load_domains(self) -> None:

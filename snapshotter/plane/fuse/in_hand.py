@@ -17,6 +17,7 @@ import mmap
 import os
 import time
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -39,8 +40,9 @@ DEATHS: Final = 3
 SUDDEN_NS: Final = 50_000_000
 """A daemon that was killed, and did not crash, is taken for a victim of the request that it began last, if that was at most so
 long before its death. A kill from outside hits a request that waits at any time; three in a row within this time none."""
-ROW_S: Final = 30.0
-"""Deaths that lie further apart do not belong together."""
+ROW_S: Final = 3600.0
+"""Deaths that lie further apart do not belong together. Long: who starts daemons may take minutes between two attempts, and a row
+ends by itself when one serves for some seconds."""
 
 SLOTS: Final = 8192
 _WORDS: Final = 4
@@ -181,20 +183,24 @@ class Deaths:
         self._save()
 
     def convicted(self) -> frozenset[Request]:
-        """The requests that each of the last deaths is put down to.
+        """The request that each of the last deaths is put down to, if there is one.
 
-        If several were in hand each time, those that were begun last each time are taken, as far as there are any.
+        Of several that were in hand each time the one that was begun last most often; if it was another, that one is not in
+        hand any more at the next death. So not all who wait for a registry are refused for one.
         """
         if len(self.row) < DEATHS:
             return frozenset()
         common = frozenset.intersection(*(death.suspects() for death in self.row))
-        last = {death.last for death in self.row}
-        return frozenset(one for one in common if last == {one}) or common
+        last = Counter(death.last for death in self.row if death.last in common)
+        return frozenset(sorted(common, key=lambda one: (-last[one], one))[:1])
 
     def forget(self) -> None:
         """The row has ended: this process serves, or what was to blame has its answer."""
         self.row = ()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cannot remove %s: %s", self._path, error.strerror)
 
     def _save(self) -> None:
         aside = self._path.with_suffix(".tmp")

@@ -144,6 +144,7 @@ def test_metadata_images_that_are_damaged_or_gone_are_written_again_without_the_
     this.daemon.stop(signal.SIGKILL)
     for name in ("e", "fuse"):  # as after the machine was started anew
         detach_mounts(this.daemon.run_dir / name)
+    wait_for(lambda: not (this.daemon.run_dir / "keeper.sock").exists(), "the keeper's end")
     shutil.rmtree(this.daemon.run_dir)
     flipped, cut, other_revision = good
     with open(flipped, "r+b") as damaged:

@@ -68,7 +68,9 @@ def states(pulled: Mapping[str, Any]) -> list[tuple[str, str]]:
 def run(node: Node, name: str, snapshotter: str = LAZY) -> str:
     """What the small workload prints in a container that ctr runs."""
     reference = node.reference(name)
-    return node.ctr().run(reference, "workload", SMALL_WORKLOAD, snapshotter=snapshotter, cgroup=node.place.name)
+    # ctr stops listening as soon as the program has ended, also to what it has not read yet.
+    command = ("/bin/busybox", "sh", "-c", '"$@"; sleep 0.3', "sh", *SMALL_WORKLOAD)
+    return node.ctr().run(reference, "workload", command, snapshotter=snapshotter, cgroup=node.place.name)
 
 
 def remains(node: Node, namespace: str = "default", snapshotter: str = LAZY) -> dict[str, list[str]]:

@@ -36,7 +36,7 @@ def test_what_is_printed_is_a_file_for_that_line(line: str, capsys: Captured) ->
     out = capsys.readouterr().out
     assert out.startswith(f"# For containerd {line.removeprefix('v')}.\n")
     # A path is not broken.
-    assert max(len(one) for one in out.splitlines() if not one.startswith("# /")) <= 80
+    assert max(len(one) for one in out.splitlines() if "/pytest-" not in one) <= 80
     tables = tomllib.loads(out)
     assert tables["proxy_plugins"]["estargz"]["address"] == "/run/estargz/snapshotter.sock"
     assert ("exports" in tables["proxy_plugins"]["estargz"]) == (line not in ("1.6", "1.7.15"))

@@ -159,8 +159,12 @@ def test_a_name_that_the_disk_refuses_costs_no_content_and_comes_later(
     code: int,
     raised: type[StoreError],
 ) -> None:
-    def refused(*_: Any, **__: Any) -> None:
-        raise OSError(code, os.strerror(code))
+    link = os.link
+
+    def refused(source: Any, target: Any, **directories: Any) -> None:
+        if "-" in target:
+            raise OSError(code, os.strerror(code))
+        link(source, target, **directories)
 
     with opened(tmp_path) as store:
         with monkeypatch.context() as patch:

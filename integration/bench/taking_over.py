@@ -14,13 +14,14 @@ from integration.harness.node import PAUSE, Node, node
 from integration.harness.process import Process, wait_for
 from integration.harness.registry import Registry
 from integration.images.dialects import push_built
-from integration.images.readers import faults_of, gaps_of, push_readers_image, start_probe, stop_readers
+from integration.images.readers import Gap, faults_of, gaps_of, push_readers_image, start_probe, stop_readers
 from integration.images.sample import pause_image
 from integration.images.trial import programs
 from tests.doubles.layers import dir, file, layer
 
 KILLS = 25
 BETWEEN_S = 0.7
+MET_S = 0.05
 MEDIAN_S, WORST_S, STANDBY_S = 0.3, 1.0, 0.05
 IMAGES, LAYERS, FILES = 10, 10, 300
 RESTARTS = 5
@@ -103,10 +104,12 @@ def _pauses(registry: Registry, plane: str, *, standby: bool) -> list[float]:
     if faults := faults_of(lines):
         message = f"a reader saw a fault: {faults[0]}"
         raise RuntimeError(message)
-    ends = [(gap.began_s, gap.began_s + gap.took_s) for gap in gaps_of(lines)]
-    return [
-        max((end - moment for began, end in ends if began - BETWEEN_S < moment < end), default=0.0) for moment in killed
-    ]
+    return [_pause(gaps_of(lines), moment) for moment in killed]
+
+
+def _pause(gaps: list[Gap], moment: float) -> float:
+    """From the kill to the end of the read that met it: the one under way, or the next, 2 ms later."""
+    return next((gap.began_s + gap.took_s - moment for gap in gaps if -gap.took_s < gap.began_s - moment < MET_S), 0.0)
 
 
 def _kill(one: Node, standby: Process | None) -> float:

@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What everything else stands on: what is on disk, and how the registries are reached."""
+    """What everything else stands on: what is on disk, and the number of the FUSE session."""
 
     state: State
     store: ObjectStore

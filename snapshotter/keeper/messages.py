@@ -18,6 +18,7 @@ the payload. A descriptor travels beside its message by SCM_RIGHTS.
 Imports nothing but the standard library: the keeper runs without site-packages.
 """
 
+import os
 import socket
 import struct
 from array import array
@@ -82,11 +83,11 @@ def receive(connection: socket.socket) -> Message | None:
         if (level, what) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     if len(packet) < _HEADER.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        _close(fds)
+        close_all(fds)
         return None
     magic, kind, message_flags, value = _HEADER.unpack_from(packet)
     if magic != _MAGIC:
-        _close(fds)
+        close_all(fds)
         return None
     return Message(kind, message_flags, value, packet[_HEADER.size :], tuple(fds))
 
@@ -107,6 +108,7 @@ def peer(connection: socket.socket) -> tuple[int, int]:
     return pid, uid
 
 
-def _close(fds: Iterable[int]) -> None:
+def close_all(fds: Iterable[int]) -> None:
+    """Close descriptors that came with a message."""
     for fd in fds:
-        socket.close(fd)
+        os.close(fd)

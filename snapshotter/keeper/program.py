@@ -18,7 +18,6 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -39,6 +38,7 @@ from snapshotter.keeper.messages import (
     STATE,
     WELCOME,
     Message,
+    close_all,
     pack_kept,
     peer,
     receive,
@@ -168,7 +168,7 @@ class Keeper:
                 answer = self._answer(client, message)
             finally:
                 # A copy that nobody knows of would keep a dead connection alive.
-                _close(fd for fd in message.fds if self._kept is None or fd != self._kept.fd)
+                close_all(fd for fd in message.fds if self._kept is None or fd != self._kept.fd)
             if answer is None:
                 self._leave(client)
             else:
@@ -277,11 +277,6 @@ def tell_ready() -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, suppress(OSError):
         manager.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
-
-
-def _close(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def listen(path: str) -> socket.socket:

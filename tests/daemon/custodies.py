@@ -15,17 +15,11 @@ from snapshotter.daemon.notify import Notifier
 from snapshotter.plane.fuse.inodes import INODE_REVISION
 from snapshotter.plane.fuse.kernel import MOUNT_NAME
 from snapshotter.plane.fuse.record import RECORD_REVISION, SessionRecord, decode_record
-from tests.doubles.keepers import discharge, keeper_pid, wait_for_end
+from tests.doubles.keepers import keeper_pid, run_dir, wait_for_end
 from tests.doubles.raw_fuse import RawMount, raw_mount
 from tests.doubles.service_manager import ServiceManager
 
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Iterator[Path]:
-    directory = tmp_path / "r"
-    directory.mkdir(mode=0o700)
-    yield directory
-    discharge(directory)
+__all__ = ["daemon", "die", "given", "kill_keeper", "manager", "mount", "record_of", "run_dir", "stored_record"]
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from integration.harness.leftovers import Traces
+from integration.harness.process import wait_for
 from snapshotter.daemon.fd_store import NAMES
 from snapshotter.keeper.client import greet
 from snapshotter.plane.fuse.record import decode_record
@@ -74,8 +76,10 @@ def instance() -> Iterator[Instance]:
         ServiceManager(Path(scratch)) as manager,
     ):
         made = Instance(Path(scratch), manager, [])
+        traces = Traces(os.urandom(8).hex(), made.top)
         try:
-            yield made
+            with traces.marked():
+                yield made
         finally:
             for process in made.running:
                 with process:
@@ -84,6 +88,8 @@ def instance() -> Iterator[Instance]:
                 detach(made.mountpoint)
             # Without a mount there is nothing to keep.
             await_no_keeper(made.top / "r")
+            # Workers of a daemon that was killed end by themselves, some tenths of a second later.
+            wait_for(lambda: not traces.left(), "the end of all that a test has started", START_S)
 
 
 def end(process: "subprocess.Popen[str]", number: int) -> tuple[int, list[str]]:

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.daemon.test_main import Instance, instance
+from tests.doubles.keepers import await_no_keeper
 
 __all__ = ["instance"]
 
@@ -44,3 +46,4 @@ def test_a_mount_that_is_not_the_last_of_its_root_is_not_taken_over(instance: In
     assert status(instance) == (3, 0)
     command = [sys.executable, "-m", "snapshotter", "teardown", "--run-dir", elsewhere]
     subprocess.run([*command, "--root", str(instance.top / "unused")], capture_output=True, check=True)
+    await_no_keeper(Path(elsewhere))

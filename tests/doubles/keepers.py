@@ -3,8 +3,11 @@
 import os
 import select
 import signal
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+
+import pytest
 
 from snapshotter.errors import PlaneError
 from snapshotter.keeper.client import find
@@ -54,3 +57,12 @@ def discharge(run_dir: Path) -> None:
                 os.close(kept.fd)
             keeper.drop()
         await_no_keeper(run_dir)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Iterator[Path]:
+    """A run directory; its keeper, if there is one, ends with the test."""
+    directory = tmp_path / "r"
+    directory.mkdir(mode=0o700)
+    yield directory
+    discharge(directory)

@@ -1,6 +1,6 @@
 """Calls of any service with any values in any field, and what must be true of the snapshots afterwards."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -199,6 +199,16 @@ class Snapshots:
         """Every snapshot."""
         for answer in self._ask("List", pb.ListSnapshotsRequest()):
             yield from answer.info
+
+    def meet(self, series: Iterable[Call]) -> None:
+        """Send calls to some snapshots, see that what is left is sound, and remove it."""
+        try:
+            self.furnish()
+            for call in series:
+                self._caller.send(call)
+            self.check()
+        finally:
+            self.remove_all()
 
     def furnish(self) -> None:
         """Make some for the calls to meet: `a` is committed, `b` active and `c` a view on it."""

@@ -33,13 +33,7 @@ def test_any_calls_are_answered_by_a_daemon_that_goes_on() -> None:
         @fuzzed(20)
         @given(st.lists(calls(CONTROL, ENDS_IT) | calls(SNAPSHOTS), min_size=1, max_size=8))
         def any_calls(series: list[Call]) -> None:
-            try:
-                snapshots.furnish()
-                for call in series:
-                    caller.send(call)
-                snapshots.check()
-            finally:
-                snapshots.remove_all()
+            snapshots.meet(series)
             assert daemon.process.running
 
         any_calls()

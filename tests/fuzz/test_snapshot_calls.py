@@ -44,13 +44,7 @@ def test_any_calls_are_answered_and_leave_sound_snapshots() -> None:
         @fuzzed(20)
         @given(st.lists(calls(SNAPSHOTS), min_size=3, max_size=20))
         def any_calls(series: list[Call]) -> None:
-            try:
-                snapshots.furnish()
-                for call in series:
-                    caller.send(call)
-                snapshots.check()
-            finally:
-                snapshots.remove_all()
+            snapshots.meet(series)
             assert faults.told == []
             assert os.listdir(top / "r/snapshots") == []
             assert not node.state.layers_in_use()

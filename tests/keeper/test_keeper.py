@@ -17,19 +17,13 @@ from snapshotter.keeper import client
 from snapshotter.keeper.client import Keeper, find, greet, keeper_argv
 from snapshotter.keeper.messages import SOCKET_NAME, Message, receive, send
 from snapshotter.keeper.program import Keeper as Program
-from tests.doubles.keepers import END_S, await_no_keeper, discharge, wait_for_end
+from tests.doubles.keepers import END_S, await_no_keeper, run_dir, wait_for_end
 from tests.doubles.raw_fuse import ECONNABORTED, RESENT, RawMount, raw_mount, said
+
+__all__ = ["run_dir"]
 
 NO_MINOR = 0xFFFFF
 """Of no mount: giving it up aborts nothing."""
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Iterator[Path]:
-    directory = tmp_path / "r"
-    directory.mkdir(mode=0o700)
-    yield directory
-    discharge(directory)
 
 
 @pytest.fixture

@@ -32,13 +32,16 @@ def _at_boundary(text: str, at: int) -> bool:
     return _is_word(text, at - 1) != _is_word(text, at)
 
 
+_EMPTY_HAS_NON_BOUNDARY = re.search(r"\B", "") is not None
+
 _PLACES: dict[str, Place] = {
     "AT_BEGINNING": lambda _, at: at == 0,
     "AT_BEGINNING_STRING": lambda _, at: at == 0,
     "AT_END": lambda text, at: at == len(text),
     "AT_END_STRING": lambda text, at: at == len(text),
     "AT_BOUNDARY": _at_boundary,
-    "AT_NON_BOUNDARY": lambda text, at: not _at_boundary(text, at),
+    # An empty text has none before Python 3.14.
+    "AT_NON_BOUNDARY": lambda text, at: not _at_boundary(text, at) and (bool(text) or _EMPTY_HAS_NON_BOUNDARY),
 }
 
 

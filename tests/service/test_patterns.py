@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from snapshotter.service.patterns import Pattern
@@ -25,6 +25,7 @@ PATTERNS = st.recursive(
 )
 
 
+@example(r"\B", [""])
 @given(PATTERNS, st.lists(st.text("ab1. é", max_size=8), min_size=1, max_size=4))
 def test_pattern_matches_what_python_s_own_matches(pattern: str, texts: list[str]) -> None:
     ours, theirs = Pattern(pattern), re.compile(pattern)

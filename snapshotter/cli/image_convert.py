@@ -29,12 +29,12 @@ from snapshotter.format.writer import (
     LEVEL_MIN,
     WriterOptions,
 )
-from snapshotter.image.convert import Conversion, ConvertOptions, convert
-from snapshotter.image.layers import Advance, ConvertedLayer
-from snapshotter.image.layout import OciLayout
-from snapshotter.image.location import LayoutLocation, Location, RegistryLocation, parse_location
-from snapshotter.image.prefetch import parse_prefetch_list
-from snapshotter.image.registry_image import RegistryImage
+from snapshotter.image.convert.conversion import Conversion, ConvertOptions, convert
+from snapshotter.image.convert.layers import Advance, ConvertedLayer
+from snapshotter.image.convert.prefetch import parse_prefetch_list
+from snapshotter.image.places.layout import OciLayout
+from snapshotter.image.places.location import LayoutLocation, Location, RegistryLocation, parse_location
+from snapshotter.image.places.registry_image import RegistryImage
 from snapshotter.registry.client import Registry
 from snapshotter.registry.platform import host_platform
 

@@ -19,8 +19,8 @@ from snapshotter.containerd.channel import connected
 from snapshotter.containerd.client import Client, checked_namespace
 from snapshotter.containerd.leases import new_id
 from snapshotter.image.first_error import first_error
-from snapshotter.image.pull import Pulled, PullRequest, check_containerd, pull
-from snapshotter.image.pull_rows import Watcher
+from snapshotter.image.pull.pulling import Pulled, PullRequest, check_containerd, pull
+from snapshotter.image.pull.rows import Watcher
 from snapshotter.registry.client import Registry
 from snapshotter.registry.platform import host_platform
 from snapshotter.registry.reference import parse_reference

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from snapshotter.cli.show import brief, cell, human, printable, share, short
-from snapshotter.image.pull import Pulled
-from snapshotter.image.pull_rows import ENDS, LayerRow, LayerState, Watcher
+from snapshotter.image.pull.pulling import Pulled
+from snapshotter.image.pull.rows import ENDS, LayerRow, LayerState, Watcher
 
 STYLES = {LayerState.LAZY: "green", LayerState.UNPACKED: "yellow", LayerState.PRESENT: "dim"}
 FRAMES_PER_S = 8

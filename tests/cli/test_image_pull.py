@@ -12,7 +12,7 @@ from rich.console import Console
 
 from snapshotter.cli.main import main
 from snapshotter.cli.pull_view import Screen
-from snapshotter.image.pull_rows import LayerRow, LayerState
+from snapshotter.image.pull.rows import LayerRow, LayerState
 from snapshotter.service.control_views import LayerState as DaemonsWord
 from snapshotter.service.control_views import LayerView
 from tests.cli.fake_node import FakeNode, serving

@@ -15,8 +15,8 @@ from snapshotter.config import RegistryConfig
 from snapshotter.containerd.channel import connected
 from snapshotter.containerd.client import Client
 from snapshotter.containerd.leases import new_id
-from snapshotter.image.pull import Pulled, PullRequest, check_containerd, pull
-from snapshotter.image.pull_rows import LayerRow
+from snapshotter.image.pull.pulling import Pulled, PullRequest, check_containerd, pull
+from snapshotter.image.pull.rows import LayerRow
 from snapshotter.registry.client import Registry
 from snapshotter.registry.platform import Platform
 from snapshotter.registry.reference import parse_reference

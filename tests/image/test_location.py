@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from snapshotter.errors import ConfigError
-from snapshotter.image.location import LayoutLocation, RegistryLocation, parse_location
+from snapshotter.image.places.location import LayoutLocation, RegistryLocation, parse_location
 
 
 @pytest.mark.parametrize(

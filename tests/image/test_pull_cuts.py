@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from snapshotter.errors import SnapshotterError
-from snapshotter.image import pull as pulling
+from snapshotter.image.pull import pulling
 from tests.image.images import Image
 from tests.image.pulls import TARS, World, an_image, digests, push_index, world
 

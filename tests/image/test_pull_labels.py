@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from snapshotter.image.pull_labels import (
+from snapshotter.image.pull.labels import (
     LABEL_MAX,
     apply_type,
     chain_ids,

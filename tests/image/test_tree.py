@@ -4,8 +4,8 @@ import pytest
 
 from snapshotter.errors import NotLazy
 from snapshotter.format.tar_entries import scan_tar
-from snapshotter.image.prefetch import assign, parse_prefetch_list
-from snapshotter.image.tree import ImageTree
+from snapshotter.image.convert.prefetch import assign, parse_prefetch_list
+from snapshotter.image.convert.tree import ImageTree
 from tests.format.tars import Made, entry, folder, symlink, tar
 
 

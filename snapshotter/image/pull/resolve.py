@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from snapshotter.errors import FormatError
 from snapshotter.image import documents
-from snapshotter.image.ends import DOCUMENT_MAX
+from snapshotter.image.places.ends import DOCUMENT_MAX
 from snapshotter.registry.client import Registry
 from snapshotter.registry.manifest import Descriptor, ImageIndex, ImageManifest, choose_platform, parse_manifest
 from snapshotter.registry.platform import Platform, compatible, normalised

@@ -16,9 +16,9 @@ from snapshotter.format.plain_tar import copy_plain
 from snapshotter.format.tar_entries import TarEntry, scan_tar
 from snapshotter.format.writer import WriterOptions, WrittenLayer, write_estargz
 from snapshotter.image import documents
-from snapshotter.image.disk import disk_errors
-from snapshotter.image.ends import Source
-from snapshotter.image.tree import ImageTree
+from snapshotter.image.convert.tree import ImageTree
+from snapshotter.image.places.disk import disk_errors
+from snapshotter.image.places.ends import Source
 from snapshotter.registry.manifest import Descriptor
 
 Advance = Callable[[int], None]

@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import trio
 
 from snapshotter.errors import BlobMissing, FormatError, IntegrityError, NotFound
-from snapshotter.image.disk import disk_errors
 from snapshotter.image.documents import descriptor_json
-from snapshotter.image.ends import DOCUMENT_MAX
-from snapshotter.image.location import LayoutLocation
+from snapshotter.image.places.disk import disk_errors
+from snapshotter.image.places.ends import DOCUMENT_MAX
+from snapshotter.image.places.location import LayoutLocation
 from snapshotter.registry.manifest import OCI_INDEX, Descriptor, ImageIndex, Manifest, parse_manifest
 
 _NAME = "org.opencontainers.image.ref.name"

@@ -20,11 +20,11 @@ from snapshotter.containerd.introspection import SNAPSHOTTER_TYPE, Plugin, plugi
 from snapshotter.containerd.snapshots import Snapshots
 from snapshotter.errors import ContainerdUnfit, SnapshotterError
 from snapshotter.image.first_error import first_error
-from snapshotter.image.pull_labels import MANAGED, chain_ids, chain_label, children_labels, source_label
-from snapshotter.image.pull_layers import Layers, Places
-from snapshotter.image.pull_reasons import Reasons
-from snapshotter.image.pull_resolve import Resolved, resolve
-from snapshotter.image.pull_rows import LayerRow, Watcher
+from snapshotter.image.pull.labels import MANAGED, chain_ids, chain_label, children_labels, source_label
+from snapshotter.image.pull.layers import Layers, Places
+from snapshotter.image.pull.reasons import Reasons
+from snapshotter.image.pull.resolve import Resolved, resolve
+from snapshotter.image.pull.rows import LayerRow, Watcher
 from snapshotter.registry.client import Registry
 from snapshotter.registry.manifest import DOCKER_LIST, OCI_INDEX, Descriptor
 from snapshotter.registry.platform import Platform, compatible

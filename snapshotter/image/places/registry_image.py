@@ -7,8 +7,8 @@ from pathlib import Path
 import trio
 
 from snapshotter.errors import FormatError, IntegrityError
-from snapshotter.image.disk import disk_errors
-from snapshotter.image.ends import DOCUMENT_MAX
+from snapshotter.image.places.disk import disk_errors
+from snapshotter.image.places.ends import DOCUMENT_MAX
 from snapshotter.registry.client import Registry
 from snapshotter.registry.manifest import Descriptor, Manifest
 from snapshotter.registry.reference import Reference

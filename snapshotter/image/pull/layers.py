@@ -12,11 +12,11 @@ from snapshotter.containerd import ingest
 from snapshotter.containerd.client import Client
 from snapshotter.containerd.snapshots import Committed, Snapshots
 from snapshotter.errors import AlreadyExists, ContainerdError, IntegrityError, NotLazy, Reason
-from snapshotter.image.pull_fetch import Blobs
-from snapshotter.image.pull_labels import UNCOMPRESSED, apply_type, extraction_key, snapshot_labels
-from snapshotter.image.pull_reasons import Reasons
-from snapshotter.image.pull_resolve import Resolved
-from snapshotter.image.pull_rows import LayerRow, LayerState, Watcher
+from snapshotter.image.pull.fetch import Blobs
+from snapshotter.image.pull.labels import UNCOMPRESSED, apply_type, extraction_key, snapshot_labels
+from snapshotter.image.pull.reasons import Reasons
+from snapshotter.image.pull.resolve import Resolved
+from snapshotter.image.pull.rows import LayerRow, LayerState, Watcher
 from snapshotter.layer.images import LAYER_TYPES
 from snapshotter.layer.opening import anchor_of
 from snapshotter.registry.client import Registry

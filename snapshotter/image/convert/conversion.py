@@ -11,11 +11,11 @@ from snapshotter.errors import FormatError
 from snapshotter.format.digest import Digest
 from snapshotter.format.writer import WriterOptions
 from snapshotter.image import documents
-from snapshotter.image.ends import Source, Target
+from snapshotter.image.convert.layers import ConvertedLayer, LayerWork, Watcher, Workshop
+from snapshotter.image.convert.prefetch import assign
+from snapshotter.image.convert.tree import ImageTree
 from snapshotter.image.first_error import first_error
-from snapshotter.image.layers import ConvertedLayer, LayerWork, Watcher, Workshop
-from snapshotter.image.prefetch import assign
-from snapshotter.image.tree import ImageTree
+from snapshotter.image.places.ends import Source, Target
 from snapshotter.registry.manifest import (
     OCI_INDEX,
     OCI_MANIFEST,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from snapshotter.image.tree import ImageTree
+from snapshotter.image.convert.tree import ImageTree
 
 
 def parse_prefetch_list(data: bytes) -> list[str]:

@@ -26,7 +26,22 @@ def test_references_may_have_the_transport_of_other_tools(text: str) -> None:
     assert str(found) == "127.0.0.1:5000/x:tag"
 
 
-@pytest.mark.parametrize("text", ["oci:", "oci::v1", "oci-archive:x", "docker-daemon:x", "Upper/Case", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "oci:",
+        "oci::v1",
+        "oci-archive:",
+        "docker-archive::x",
+        "docker-daemon:x",
+        "dir:x",
+        "containerd:",
+        "./x.tar",
+        "https://host/x",
+        "Upper/Case",
+        "",
+    ],
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_location(text)

@@ -7,9 +7,8 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,8 +18,8 @@ import trio
 from snapshotter.errors import BlobMissing, FormatError, IntegrityError, NotFound
 from snapshotter.image.documents import descriptor_json
 from snapshotter.image.places.disk import disk_errors
-from snapshotter.image.places.ends import DOCUMENT_MAX
-from snapshotter.image.places.location import LayoutLocation
+from snapshotter.image.places.ends import DOCUMENT_MAX, OnProgress, unheard
+from snapshotter.image.places.location import LayoutLocation, with_suffix
 from snapshotter.registry.manifest import OCI_INDEX, Descriptor, ImageIndex, Manifest, parse_manifest
 
 _NAME = "org.opencontainers.image.ref.name"
@@ -50,25 +49,39 @@ class OciLayout:
         """Return a small blob, checked against its digest."""
         if descriptor.size > DOCUMENT_MAX:
             raise FormatError(f"{descriptor.digest} in {self._path} has {descriptor.size} bytes; the limit is 8 MiB")
-        path = await trio.to_thread.run_sync(self._verified, descriptor, _unheard)
+        path = await trio.to_thread.run_sync(self._verified, descriptor, unheard)
         return await trio.to_thread.run_sync(path.read_bytes)
 
-    async def blob_file(self, descriptor: Descriptor, scratch: Path, on_progress: Callable[[int], None]) -> Path:  # noqa: ARG002
+    async def blob_file(self, descriptor: Descriptor, scratch: Path, on_progress: OnProgress) -> Path:  # noqa: ARG002
         """Return the layout's own file, checked against its digest; `scratch` is not needed."""
         return await trio.to_thread.run_sync(self._verified, descriptor, on_progress)
 
-    async def put_blob(self, descriptor: Descriptor, content: Path | bytes) -> bool:
-        """Store a blob by linking or copying it; complete under its name or not there at all."""
-        return await trio.to_thread.run_sync(self._store, descriptor, content)
+    async def read_range(self, descriptor: Descriptor, start: int, size: int) -> bytes:
+        """Return a part of a blob, unchecked.
+
+        Raises:
+            BlobMissing: the layout has no such blob.
+            FormatError: the blob ends before the part does.
+        """
+        return await trio.to_thread.run_sync(self._part, descriptor, start, size)
+
+    async def adopt(self, descriptor: Descriptor) -> bool:
+        """Whether the layout has the blob."""
+        return await trio.to_thread.run_sync(self._has, descriptor)
+
+    async def put_blob(self, descriptor: Descriptor, content: Path | bytes, on_progress: OnProgress = unheard) -> bool:
+        """Store a blob by copying it; complete under its name or not there at all."""
+        return await trio.to_thread.run_sync(self._store, descriptor, content, on_progress)
 
     async def put_manifest(self, raw: bytes, descriptor: Descriptor) -> None:
         """Store a manifest as the blob that it is."""
         await self.put_blob(descriptor, raw)
 
-    async def name_image(self, raw: bytes, descriptor: Descriptor) -> None:
+    async def name_image(self, raw: bytes, descriptor: Descriptor, suffix: str = "") -> None:
         """Store the manifest, then replace the index; another image of the same name loses it."""
+        named = with_suffix(self._location, suffix)
         await self.put_blob(descriptor, raw)
-        await trio.to_thread.run_sync(self._enter, descriptor)
+        await trio.to_thread.run_sync(self._enter, descriptor, named.tag if isinstance(named, LayoutLocation) else None)
 
     def _blob(self, digest: str) -> Path:
         return self._path / "blobs" / "sha256" / digest.removeprefix("sha256:")
@@ -104,7 +117,27 @@ class OciLayout:
             raise FormatError(f"{path} is not the index of an OCI layout")
         return entries
 
-    def _verified(self, descriptor: Descriptor, on_progress: Callable[[int], None]) -> Path:
+    def _has(self, descriptor: Descriptor) -> bool:
+        path = self._blob(descriptor.digest)
+        with disk_errors(path):
+            return path.exists() and path.stat().st_size == descriptor.size
+
+    def _part(self, descriptor: Descriptor, start: int, size: int) -> bytes:
+        path = self._blob(descriptor.digest)
+        try:
+            with disk_errors(path), path.open("rb") as blob:
+                blob.seek(start)
+                part = blob.read(size)
+        except NotFound:
+            raise self._missing(descriptor) from None
+        if len(part) != size:
+            raise FormatError(f"{path} ends before byte {start + size}; copy the image there again")
+        return part
+
+    def _missing(self, descriptor: Descriptor) -> BlobMissing:
+        return BlobMissing(f"{self._path} lacks the blob {descriptor.digest} that its image needs")
+
+    def _verified(self, descriptor: Descriptor, on_progress: OnProgress) -> Path:
         path = self._blob(descriptor.digest)
         whole, size = hashlib.sha256(), 0
         try:
@@ -114,30 +147,32 @@ class OciLayout:
                     size += len(piece)
                     on_progress(len(piece))
         except NotFound:
-            raise BlobMissing(f"{self._path} lacks the blob {descriptor.digest} that its image needs") from None
+            raise self._missing(descriptor) from None
         if size != descriptor.size or f"sha256:{whole.hexdigest()}" != descriptor.digest:
             raise IntegrityError(f"{path} does not have the digest that its name says; copy the image there again")
         return path
 
-    def _store(self, descriptor: Descriptor, content: Path | bytes) -> bool:
+    def _store(self, descriptor: Descriptor, content: Path | bytes, on_progress: OnProgress) -> bool:
         path = self._blob(descriptor.digest)
+        if self._has(descriptor):
+            return False
         with disk_errors(path):
-            if path.exists() and path.stat().st_size == descriptor.size:
-                return False
             path.parent.mkdir(parents=True, exist_ok=True)
             with _replacing(path) as out:
                 if isinstance(content, bytes):
                     out.write(content)
+                    on_progress(len(content))
                 else:
                     with content.open("rb") as source:
-                        shutil.copyfileobj(source, out, _PIECE)
+                        while piece := source.read(_PIECE):
+                            out.write(piece)
+                            on_progress(len(piece))
         return True
 
-    def _enter(self, descriptor: Descriptor) -> None:
+    def _enter(self, descriptor: Descriptor, name: str | None) -> None:
         """Write index.json last and whole, other images kept, under a lock that other conversions take, too."""
         path = self._path / "index.json"
         with disk_errors(path), _locked(self._path):
-            name = self._location.tag
             others = [entry for entry in self._entries(must_exist=False) if _name_of(entry) != name]
             entry = descriptor_json(descriptor)
             if name is not None:
@@ -152,10 +187,6 @@ def _name_of(entry: dict[str, Any]) -> str | None:
     annotations = entry.get("annotations")
     name = annotations.get(_NAME) if isinstance(annotations, dict) else None
     return name if isinstance(name, str) else None
-
-
-def _unheard(size: int) -> None:
-    """Be told of progress and do nothing."""
 
 
 @contextmanager

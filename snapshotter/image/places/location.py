@@ -1,15 +1,30 @@
 """Where an image is read from or written to, as the command line names it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from snapshotter.errors import ConfigError
 from snapshotter.registry.reference import Reference, parse_reference
 
+FORMS = "HOST/NAME:TAG, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME] or containerd:NAME"
+
 _DOCKER = "docker://"
 _OCI = "oci:"
+_OCI_ARCHIVE = "oci-archive:"
+_DOCKER_ARCHIVE = "docker-archive:"
+_CONTAINERD = "containerd:"
 # Names of other tools for places that we cannot use; taken as references they would be odd images of Docker Hub.
-_FOREIGN = ("docker-archive:", "oci-archive:", "docker-daemon:", "containers-storage:", "dir:")
+_FOREIGN = {
+    "docker-daemon:": "save the image first (docker save -o FILE NAME) and name it docker-archive:FILE",
+    "containers-storage:": "copy the image out first (podman save --format oci-archive -o FILE NAME) and name it "
+    "oci-archive:FILE",
+    "dir:": "copy the image first (skopeo copy dir:… oci:DIR:TAG) and name it oci:DIR:TAG",
+    "tarball:": "import the files first and name the image that comes out of it",
+    "ostree:": f"use {FORMS}",
+    "sif:": f"use {FORMS}",
+    "http://": "leave http:// out, and say --plain-http if the registry speaks no TLS",
+    "https://": "leave https:// out: it is what registries are asked by",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +39,28 @@ class LayoutLocation:
 
 
 @dataclass(frozen=True, slots=True)
+class OciArchiveLocation:
+    """An OCI image layout in the tar `path`; `tag` is the image's name in it, None for its only image."""
+
+    path: Path
+    tag: str | None
+
+    def __str__(self) -> str:
+        return f"{_OCI_ARCHIVE}{self.path}" + (f":{self.tag}" if self.tag else "")
+
+
+@dataclass(frozen=True, slots=True)
+class DockerArchiveLocation:
+    """What `docker save` wrote to the tar `path`; `tag` is the image's name in it, None for its only image."""
+
+    path: Path
+    tag: Reference | None
+
+    def __str__(self) -> str:
+        return f"{_DOCKER_ARCHIVE}{self.path}" + (f":{self.tag}" if self.tag else "")
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryLocation:
     """An image in a registry."""
 
@@ -33,21 +70,85 @@ class RegistryLocation:
         return str(self.reference)
 
 
-Location = LayoutLocation | RegistryLocation
+@dataclass(frozen=True, slots=True)
+class ContainerdLocation:
+    """An image record of containerd: one that is called `name`, else one that has it as its normalised name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{_CONTAINERD}{self.name}"
+
+
+Location = LayoutLocation | OciArchiveLocation | DockerArchiveLocation | RegistryLocation | ContainerdLocation
 
 
 def parse_location(text: str) -> Location:
-    """Return the place that `text` names: `host/name:tag`, `docker://host/name:tag` or `oci:DIR[:TAG]`.
+    """Return the place that `text` names.
 
     Raises:
-        ConfigError: none of these.
+        ConfigError: none that we know.
     """
-    if text.startswith(_OCI):
-        path, _, tag = text.removeprefix(_OCI).partition(":")
-        if not path:
-            raise ConfigError(f"{text!r} names no directory; write oci:DIRECTORY or oci:DIRECTORY:TAG")
-        return LayoutLocation(Path(path), tag or None)
-    for prefix in _FOREIGN:
+    for prefix, kind in ((_OCI, LayoutLocation), (_OCI_ARCHIVE, OciArchiveLocation)):
         if text.startswith(prefix):
-            raise ConfigError(f"{text!r}: {prefix} is not supported; use docker://HOST/NAME:TAG or oci:DIRECTORY:TAG")
+            path, tag = _path_and_name(text, prefix)
+            return kind(path, tag)
+    if text.startswith(_DOCKER_ARCHIVE):
+        path, name = _path_and_name(text, _DOCKER_ARCHIVE)
+        return DockerArchiveLocation(path, parse_reference(name) if name else None)
+    if text.startswith(_CONTAINERD):
+        name = text.removeprefix(_CONTAINERD)
+        if not name or not name.isprintable() or name != name.strip():
+            raise ConfigError(
+                f"{text!r} names no image; write containerd:NAME, where NAME is what `ctr images ls` shows"
+            )
+        return ContainerdLocation(name)
+    for prefix, instead in _FOREIGN.items():
+        if text.startswith(prefix):
+            raise ConfigError(f"{text!r}: {prefix} is not supported: {instead}")
+    if text.startswith(("/", "./", "../", "~")):
+        raise ConfigError(f"{text!r} is a path: say what is there; use {FORMS}")
     return RegistryLocation(parse_reference(text.removeprefix(_DOCKER)))
+
+
+def with_suffix(location: Location, suffix: str) -> Location:
+    """The place of a second image beside that of `location`, whose tag has `suffix` at its end.
+
+    Raises:
+        ConfigError: the location has no tag.
+    """
+    if not suffix:
+        return location
+    if isinstance(location, RegistryLocation):
+        return RegistryLocation(_suffixed(location, location.reference, suffix))
+    if isinstance(location, ContainerdLocation):
+        try:
+            reference = parse_reference(location.name)
+        except ConfigError:
+            return ContainerdLocation(location.name + suffix)
+        return ContainerdLocation(str(_suffixed(location, reference, suffix)))
+    if isinstance(location, DockerArchiveLocation):
+        return replace(location, tag=_suffixed(location, location.tag, suffix))
+    if location.tag is None:
+        raise _unnamed(location, suffix)
+    return replace(location, tag=location.tag + suffix)
+
+
+def _suffixed(location: Location, reference: Reference | None, suffix: str) -> Reference:
+    if reference is None or reference.tag is None or reference.digest is not None:
+        raise _unnamed(location, suffix)
+    # Parsed again: a tag has a greatest length.
+    return parse_reference(f"{reference}{suffix}")
+
+
+def _unnamed(location: Location, suffix: str) -> ConfigError:
+    return ConfigError(f"{location}: a second image, …{suffix}, is written beside this one: give it a tag")
+
+
+def _path_and_name(text: str, prefix: str) -> tuple[Path, str | None]:
+    """Path and name, which begins at the first colon as in skopeo's names."""
+    path, _, name = text.removeprefix(prefix).partition(":")
+    if not path:
+        what = "DIRECTORY" if prefix == _OCI else "FILE"
+        raise ConfigError(f"{text!r} names no {what.lower()}; write {prefix}{what} or {prefix}{what}:TAG")
+    return Path(path), name or None

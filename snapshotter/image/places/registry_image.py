@@ -8,7 +8,8 @@ import trio
 
 from snapshotter.errors import FormatError, IntegrityError
 from snapshotter.image.places.disk import disk_errors
-from snapshotter.image.places.ends import DOCUMENT_MAX
+from snapshotter.image.places.ends import DOCUMENT_MAX, OnProgress, unheard
+from snapshotter.image.places.location import RegistryLocation, with_suffix
 from snapshotter.registry.client import Registry
 from snapshotter.registry.manifest import Descriptor, Manifest
 from snapshotter.registry.reference import Reference
@@ -31,7 +32,7 @@ class RegistryImage:
             raise FormatError(f"{descriptor.digest} has {descriptor.size} bytes; the limit is 8 MiB")
         return await self._registry.blob(self._reference, descriptor.digest, descriptor.size).read_whole(DOCUMENT_MAX)
 
-    async def blob_file(self, descriptor: Descriptor, scratch: Path, on_progress: Callable[[int], None]) -> Path:
+    async def blob_file(self, descriptor: Descriptor, scratch: Path, on_progress: OnProgress) -> Path:
         """Fetch a blob into `scratch` and check it against its digest."""
         path = scratch / descriptor.digest.removeprefix("sha256:")
         whole = hashlib.sha256()
@@ -52,19 +53,32 @@ class RegistryImage:
             raise IntegrityError(f"{self._reference}: the registry sent other bytes for {descriptor.digest}; try again")
         return path
 
-    async def put_blob(self, descriptor: Descriptor, content: Path | bytes) -> bool:
+    async def read_range(self, descriptor: Descriptor, start: int, size: int) -> bytes:
+        """Fetch a part of a blob, unchecked."""
+        blob = self._registry.blob(self._reference, descriptor.digest, descriptor.size)
+        return await blob.read_range(start, size) if size else b""
+
+    async def adopt(self, descriptor: Descriptor) -> bool:
+        """Whether the registry has the blob in this repository."""
+        return await self._registry.blob_exists(self._reference, descriptor.digest)
+
+    async def put_blob(self, descriptor: Descriptor, content: Path | bytes, on_progress: OnProgress = unheard) -> bool:
         """Push a blob unless the registry has it."""
         source = content if isinstance(content, Path) else _once_more(content)
-        return await self._registry.push_blob(self._reference, descriptor.digest, descriptor.size, source)
+        stored = await self._registry.push_blob(self._reference, descriptor.digest, descriptor.size, source)
+        on_progress(descriptor.size if stored else 0)
+        return stored
 
     async def put_manifest(self, raw: bytes, descriptor: Descriptor) -> None:
         """Push a manifest by its digest."""
         reference = Reference(self._reference.host, self._reference.repository, None, descriptor.digest)
         await self._registry.push_manifest(reference, raw, descriptor.media_type)
 
-    async def name_image(self, raw: bytes, descriptor: Descriptor) -> None:
+    async def name_image(self, raw: bytes, descriptor: Descriptor, suffix: str = "") -> None:
         """Push a manifest or index by the reference's tag."""
-        await self._registry.push_manifest(self._reference, raw, descriptor.media_type)
+        named = with_suffix(RegistryLocation(self._reference), suffix)
+        reference = named.reference if isinstance(named, RegistryLocation) else self._reference
+        await self._registry.push_manifest(reference, raw, descriptor.media_type)
 
 
 def _once_more(content: bytes) -> Callable[[], AsyncGenerator[bytes, None]]:

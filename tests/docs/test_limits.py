@@ -20,7 +20,7 @@ ABOUT_OTHER_THINGS = frozenset({
     # What the formats themselves can hold; checked values never get there, or the layer goes through FUSE.
     "format.attributes._MODE_MAX", "format.attributes._MTIME_MAX", "format.erofs_layout.CHUNK_BITS_MAX",
     "format.erofs_layout.XATTR_SHARED_MAX", "format.erofs_layout.XATTR_WORDS_MAX", "format.erofs_xattrs._LONE_MAX",
-    "format.tar_entries._MTIME_MAX_NS", "format.writer.CHUNK_SIZE_MAX",
+    "format.tar_entries._MTIME_MAX_NS",
     # A list of names, not a number.
     "format.attributes._XATTR_KEPT",
     # How many of something cheap are remembered; of more the oldest are asked for again.

@@ -19,7 +19,8 @@ from snapshotter.format.index import BuildOptions, Chunk, Index
 from snapshotter.format.index_build import build_index
 from snapshotter.format.members import inflate
 from snapshotter.format.tar_entries import NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME, scan_tar
-from snapshotter.format.writer import WriterOptions, WrittenLayer, footer, write_estargz
+from snapshotter.format.writer.options import WriterOptions
+from snapshotter.format.writer.write import WrittenLayer, footer, write_layer
 from tests.format.tars import Made, entry, folder, hard_link, listing, symlink, tar, trees
 
 OURS = (TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK)
@@ -30,7 +31,7 @@ POOL = ThreadPoolExecutor(2)
 def write(source: bytes, *prioritised: str, options: WriterOptions = SMALL) -> tuple[WrittenLayer, bytes]:
     blob = io.BytesIO()
     plain = io.BytesIO(source)
-    layer = write_estargz(scan_tar(plain), plain, blob, POOL, options, prioritised)
+    layer = write_layer(scan_tar(plain), plain, blob, POOL, options, prioritised)
     return layer, blob.getvalue()
 
 
@@ -111,7 +112,7 @@ def test_large_layer_is_the_same_with_one_two_and_four_threads() -> None:
         with ThreadPoolExecutor(threads) as pool:
             blob = io.BytesIO()
             plain = io.BytesIO(source)
-            write_estargz(scan_tar(plain), plain, blob, pool, WriterOptions(65536, 7, threads))
+            write_layer(scan_tar(plain), plain, blob, pool, WriterOptions(65536, 7, threads))
             blobs.add(blob.getvalue())
     assert len(blobs) == 1
 
@@ -218,7 +219,7 @@ def test_error_of_progress_ends_the_work() -> None:
         raise InterruptedError(size)
 
     with pytest.raises(InterruptedError):
-        write_estargz(scan_tar(source), source, io.BytesIO(), POOL, SMALL, on_progress=stop)
+        write_layer(scan_tar(source), source, io.BytesIO(), POOL, SMALL, on_progress=stop)
 
 
 def test_no_more_batches_are_under_way_than_asked_for() -> None:
@@ -241,7 +242,7 @@ def test_no_more_batches_are_under_way_than_asked_for() -> None:
 
     source = io.BytesIO(tar(*(entry(f"f{n}", bytes(300_000)) for n in range(20))))
     with Counting(2) as pool:
-        write_estargz(scan_tar(source), source, io.BytesIO(), pool, WriterOptions(parallelism=2))
+        write_layer(scan_tar(source), source, io.BytesIO(), pool, WriterOptions(parallelism=2))
     assert pool.most == 4
 
 

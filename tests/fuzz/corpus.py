@@ -9,7 +9,8 @@ from snapshotter.format.codec import Codec
 from snapshotter.format.footer import Flavor, parse_footer, toc_json
 from snapshotter.format.index import BuildOptions
 from snapshotter.format.tar_entries import scan_tar
-from snapshotter.format.writer import WriterOptions, write_estargz
+from snapshotter.format.writer.options import WriterOptions
+from snapshotter.format.writer.write import write_layer
 from tests.doubles.layers import (
     block,
     char,
@@ -57,7 +58,7 @@ def _written() -> bytes:
     """The first of them, converted by the production writer."""
     tar, blob = io.BytesIO(BUILT[0].tar), io.BytesIO()
     with ThreadPoolExecutor(1) as pool:
-        write_estargz(scan_tar(tar), tar, blob, pool, WriterOptions(chunk_size=4096), ())
+        write_layer(scan_tar(tar), tar, blob, pool, WriterOptions(chunk_size=4096), ())
     return blob.getvalue()
 
 

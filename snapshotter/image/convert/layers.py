@@ -14,7 +14,8 @@ import trio
 from snapshotter.errors import IntegrityError, NotLazy
 from snapshotter.format.plain_tar import copy_plain
 from snapshotter.format.tar_entries import TarEntry, scan_tar
-from snapshotter.format.writer import WriterOptions, WrittenLayer, write_estargz
+from snapshotter.format.writer.options import WriterOptions
+from snapshotter.format.writer.write import WrittenLayer, write_layer
 from snapshotter.image import documents
 from snapshotter.image.convert.tree import ImageTree
 from snapshotter.image.places.disk import disk_errors
@@ -131,7 +132,7 @@ class Workshop:
 
     def _write(self, work: LayerWork, path: Path, prioritised: Sequence[str], advance: Advance) -> WrittenLayer:
         with disk_errors(path), work.tar.open("rb") as tar, path.open("wb") as blob:
-            return write_estargz(
+            return write_layer(
                 work.entries or (), tar, blob, self._pool, self._options, prioritised, _cancellable(advance)
             )
 

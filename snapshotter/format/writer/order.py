@@ -2,7 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from .tar_entries import NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, WHITEOUT, EntryType, TarEntry, ancestors, clean_name
+from snapshotter.format.tar_entries import (
+    NO_PREFETCH_LANDMARK,
+    PREFETCH_LANDMARK,
+    WHITEOUT,
+    EntryType,
+    TarEntry,
+    ancestors,
+    clean_name,
+)
 
 # Readers take a landmark's place, never its content; this byte is what other writers put there.
 _LANDMARK_CONTENT = b"\x0f"

@@ -16,28 +16,25 @@ import hashlib
 import struct
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import deflate
 
-from snapshotter.errors import ConfigError, FormatError
+from snapshotter.errors import FormatError
+from snapshotter.format.digest import Digest, from_raw
+from snapshotter.format.plain_tar import unheard
+from snapshotter.format.tar_entries import PREFETCH_LANDMARK, TOC_NAME, EntryType, TarEntry
+from snapshotter.format.tar_headers import END_OF_TAR, encode_header, padding
 
-from .digest import Digest, from_raw
-from .plain_tar import unheard
-from .tar_entries import PREFETCH_LANDMARK, TOC_NAME, EntryType, TarEntry
-from .tar_headers import END_OF_TAR, encode_header, padding
-from .writer_order import arrange
-from .writer_toc import FileRow, TocBuilder
+from .options import Compression, WriterOptions
+from .order import arrange
+from .toc import FileRow, TocBuilder
 
-CHUNK_SIZE_DEFAULT = 4 << 20
-CHUNK_SIZE_MIN = 4 << 10
-CHUNK_SIZE_MAX = 64 << 20
-# Smaller than zlib makes members at its level 9, in a fifth of the time; 9 saves another hundredth [measured].
-LEVEL_DEFAULT = 7
-LEVEL_MIN, LEVEL_MAX = 1, 12
+TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
+UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 
 # ID1 ID2, CM deflate, no flags, no time, no extra flags, OS unknown: 10 bytes (RFC 1952, section 2.3).
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
@@ -48,35 +45,12 @@ _BATCH = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class WriterOptions:
-    """How a blob is cut and compressed.
-
-    `chunk_size` is plain bytes; `level` is libdeflate's, 1 to 12; `parallelism` is how many batches may be under way
-    at once and changes memory and speed, never the result.
-    """
-
-    chunk_size: int = CHUNK_SIZE_DEFAULT
-    level: int = LEVEL_DEFAULT
-    parallelism: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: a value out of range.
-        """
-        if not CHUNK_SIZE_MIN <= self.chunk_size <= CHUNK_SIZE_MAX:
-            bounds = f"{CHUNK_SIZE_MIN} to {CHUNK_SIZE_MAX} bytes"
-            raise ConfigError(f"the chunk size must be {bounds}, not {self.chunk_size}")
-        if not LEVEL_MIN <= self.level <= LEVEL_MAX:
-            raise ConfigError(f"the compression level must be {LEVEL_MIN} to {LEVEL_MAX}, not {self.level}")
-        if self.parallelism < 1:
-            raise ConfigError(f"the parallelism must be at least 1, not {self.parallelism}")
-
-
-@dataclass(frozen=True, slots=True)
 class WrittenLayer:
-    """What an image has to say of a blob. Sizes are bytes; `prefetch_size` is 0 when nothing was prioritised."""
+    """What an image has to say of a blob. Sizes are bytes; `prefetch_size` is 0 when nothing was prioritised.
+
+    `annotations` is all that the layer's descriptor must say. `external_toc` is the gzip tar with the TOC, if the blob
+    does not hold it.
+    """
 
     digest: Digest
     size: int
@@ -85,9 +59,12 @@ class WrittenLayer:
     toc_digest: Digest
     entries: int
     prefetch_size: int
+    compression: Compression
+    annotations: Mapping[str, str]
+    external_toc: bytes | None
 
 
-def write_estargz(
+def write_layer(
     entries: Sequence[TarEntry],
     tar: BinaryIO,
     blob: BinaryIO,
@@ -110,7 +87,7 @@ def write_estargz(
     under_way: deque[tuple[list[_Member], Future[list[_Packed]]]] = deque()
     try:
         for batch in plan.batches():
-            under_way.append((batch, pool.submit(_pack_all, batch, options.level)))
+            under_way.append((batch, pool.submit(_pack_all, batch, options.used_level)))
             on_progress(sum(member.plain_size for member in batch))
             if len(under_way) > options.parallelism + 1:
                 out.add(*under_way.popleft())
@@ -124,7 +101,7 @@ def write_estargz(
     member = _Member(b"", [header, document, padding(len(document)), END_OF_TAR])
     plan.count(member)
     toc_offset = out.size
-    out.write(_pack(member, options.level).data)
+    out.write(_pack(member, options.used_level).data)
     out.write(footer(toc_offset))
     return WrittenLayer(
         digest=from_raw(out.hash.digest()),
@@ -134,6 +111,9 @@ def write_estargz(
         toc_digest=_digest(document),
         entries=len(toc),
         prefetch_size=out.landmark_offset,
+        compression=Compression.GZIP,
+        annotations={TOC_DIGEST: _digest(document), UNCOMPRESSED_SIZE: str(plan.plain_size)},
+        external_toc=None,
     )
 
 

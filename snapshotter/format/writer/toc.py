@@ -9,8 +9,8 @@ import base64
 import json
 from datetime import UTC, datetime
 
-from .digest import Digest
-from .tar_entries import EntryType, TarEntry
+from snapshotter.format.digest import Digest
+from snapshotter.format.tar_entries import EntryType, TarEntry
 
 _NS = 1_000_000_000
 

@@ -15,9 +15,9 @@ EXPIRE = "containerd.io/gc.expire"
 SYNC_TIMEOUT_S = 300.0
 
 
-def new_id() -> str:
-    """An id that no other lease has."""
-    return f"estargz-pull-{secrets.token_hex(8)}"
+def new_id(purpose: str = "pull") -> str:
+    """An id that no other lease has; who lists leases sees what for."""
+    return f"estargz-{purpose}-{secrets.token_hex(8)}"
 
 
 async def create(client: Client) -> datetime:

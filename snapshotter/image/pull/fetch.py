@@ -7,7 +7,7 @@ import trio
 from snapshotter.containerd import ingest
 from snapshotter.containerd.client import Client
 from snapshotter.errors import AlreadyExists, IntegrityError, SnapshotterError
-from snapshotter.image.pull.labels import source_label
+from snapshotter.image.labels import source_label
 from snapshotter.image.pull.rows import LayerRow, LayerState
 from snapshotter.registry.client import Registry
 from snapshotter.registry.manifest import Descriptor

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 
 import trio
 
-from snapshotter.api.descriptor_pb2 import Descriptor as ContainerdDescriptor
-from snapshotter.api.mount_pb2 import Mount
-from snapshotter.containerd import ingest
 from snapshotter.containerd.client import Client
 from snapshotter.containerd.snapshots import Committed, Snapshots
-from snapshotter.errors import AlreadyExists, ContainerdError, IntegrityError, NotLazy, Reason
+from snapshotter.errors import AlreadyExists, ContainerdError, NotLazy, Reason
+from snapshotter.image.labels import extraction_key, snapshot_labels
 from snapshotter.image.pull.fetch import Blobs
-from snapshotter.image.pull.labels import UNCOMPRESSED, apply_type, extraction_key, snapshot_labels
 from snapshotter.image.pull.reasons import Reasons
 from snapshotter.image.pull.resolve import Resolved
 from snapshotter.image.pull.rows import LayerRow, LayerState, Watcher
+from snapshotter.image.unpacking import Active, unpack_layer
 from snapshotter.layer.images import LAYER_TYPES
 from snapshotter.layer.opening import anchor_of
 from snapshotter.registry.client import Registry
@@ -139,14 +137,14 @@ class Layers:
                     row.detail = "" if committed.remote else _how_present(committed)
                     return
                 continue  # collected in between
-            await self._ordinary(number, row, blobs, _Active(key, mounts, labels))
+            await self._ordinary(number, row, blobs, Active(key, mounts, labels))
             return
         raise ContainerdError(
             f"layer {row.digest}: the snapshotter {self._snapshots.name} says that {row.chain_id} is there, and "
             "containerd does not find it; remove the image, and pull it again"
         )
 
-    async def _ordinary(self, number: int, row: LayerRow, blobs: Blobs, active: "_Active") -> None:
+    async def _ordinary(self, number: int, row: LayerRow, blobs: Blobs, active: Active) -> None:
         """Fill an active snapshot and commit it."""
         layer = self._layers[number]
         blobs.begin(layer, row)
@@ -157,36 +155,13 @@ class Layers:
                     blobs.begin(self._layers[above], self.rows[above])
         await blobs.have(layer, row)
         row.state = LayerState.APPLYING
-        blob = ContainerdDescriptor(media_type=apply_type(layer.media_type), digest=layer.digest, size=layer.size)
-        diff_id = await self._snapshots.apply(blob, active.mounts)
-        if diff_id != self._image.diff_ids[number]:
-            raise IntegrityError(
-                f"{self._reference}: layer {layer.digest} unpacks to {diff_id}, its config says "
-                f"{self._image.diff_ids[number]}; the image is broken, build it again"
-            )
-        await ingest.set_labels(self._places.client, layer.digest, {UNCOMPRESSED: diff_id})
-        try:
-            await self._snapshots.commit(row.chain_id, active.key, active.labels)
-        except AlreadyExists:
-            await self._snapshots.remove(active.key)
-            if await self._snapshots.committed(row.chain_id) is None:
-                raise ContainerdError(
-                    f"layer {row.digest}: {row.chain_id} was there when it was to be committed, and is no more; try again"
-                ) from None
+        diff_id, image = self._image.diff_ids[number], str(self._reference)
+        await unpack_layer(self._places.client, self._snapshots, layer, diff_id, row.chain_id, active, image)
         self.open_keys.discard(active.key)
         row.state = LayerState.UNPACKED
 
     def _below(self, number: int) -> str:
         return self.rows[number - 1].chain_id if number else ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Active:
-    """An active snapshot."""
-
-    key: str
-    mounts: Sequence[Mount]
-    labels: dict[str, str]
 
 
 def _how_present(committed: Committed) -> str:

@@ -20,7 +20,7 @@ from snapshotter.containerd.introspection import SNAPSHOTTER_TYPE, Plugin, plugi
 from snapshotter.containerd.snapshots import Snapshots
 from snapshotter.errors import ContainerdUnfit, SnapshotterError
 from snapshotter.image.first_error import first_error
-from snapshotter.image.pull.labels import MANAGED, chain_ids, chain_label, children_labels, source_label
+from snapshotter.image.labels import MANAGED, chain_ids, chain_label, children_labels, source_label
 from snapshotter.image.pull.layers import Layers, Places
 from snapshotter.image.pull.reasons import Reasons
 from snapshotter.image.pull.resolve import Resolved, resolve

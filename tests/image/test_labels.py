@@ -1,10 +1,10 @@
-"""The labels of a pull, which containerd and its other clients read too."""
+"""The labels of images in containerd, which containerd and its other clients read too."""
 
 import re
 
 import pytest
 
-from snapshotter.image.pull.labels import (
+from snapshotter.image.labels import (
     LABEL_MAX,
     apply_type,
     chain_ids,

@@ -1,4 +1,4 @@
-"""The labels of a pull: what keeps content from being collected, and what a snapshotter learns of a layer. Pure.
+"""The labels of images in containerd: what keeps content from being collected, and what a snapshotter learns of a layer. Pure.
 
 Source: containerd's images.ChildGCLabels, its docker.AppendDistributionSourceLabel and its snapshots annotations;
 containerd-contract 3.1.

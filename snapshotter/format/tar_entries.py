@@ -139,7 +139,7 @@ def scan_tar(tar: BinaryIO) -> list[TarEntry]:
         NotLazy: it may unpack well, but a TOC cannot say what it unpacks to.
     """
     tree = _Tree()
-    for header in _headers(tar):
+    for header in tar_headers(tar):
         entry = _entry(header)
         if entry.name not in _RESERVED:
             tree.add(entry)
@@ -251,8 +251,12 @@ class _Header(tarfile.TarInfo):
             raise FormatError(f"the layer's tar has a damaged header near byte {tar.offset}: {fault}") from None
 
 
-def _headers(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield every header of the archive; FormatError wherever it is not one."""
+def tar_headers(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield every header of the archive in `tar` (seekable, at any position).
+
+    Raises:
+        FormatError: wherever it is not one.
+    """
     end = tar.seek(0, 2)
     tar.seek(0)
     if end == 0:

@@ -24,7 +24,7 @@ PREFETCH_LANDMARK = ".prefetch.landmark"
 NO_PREFETCH_LANDMARK = ".no.prefetch.landmark"
 WHITEOUT = ".wh."
 
-_RESERVED = frozenset({TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK})
+RESERVED = frozenset({TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK})
 _XATTR = "SCHILY.xattr."
 
 # Behind the first header tarfile takes these for the end of the archive. (typeshed does not know them.)
@@ -129,21 +129,36 @@ def ancestors(name: str) -> Iterator[str]:
         yield name
 
 
-def scan_tar(tar: BinaryIO) -> list[TarEntry]:
+@dataclass(frozen=True, slots=True)
+class ScannedTar:
+    """A layer's entries in the order of its tar; `prefetched` are the names of those that an earlier conversion put in
+    front of its landmark.
+    """
+
+    entries: list[TarEntry]
+    prefetched: list[str]
+
+
+def scan_tar(tar: BinaryIO) -> ScannedTar:
     """Return the entries that remain when the tar in `tar` (seekable, at any position) is unpacked, in its order.
 
-    TOC and landmarks of an earlier conversion are left out.
+    TOC and landmarks of an earlier conversion are left out, but what the landmark said is told.
 
     Raises:
         FormatError: damaged, cut off, or of a kind containerd does not unpack.
         NotLazy: it may unpack well, but a TOC cannot say what it unpacks to.
     """
     tree = _Tree()
+    in_front: list[str] = []
     for header in tar_headers(tar):
         entry = _entry(header)
-        if entry.name not in _RESERVED:
+        if entry.name not in RESERVED:
             tree.add(entry)
-    return tree.finished()
+        elif entry.name == PREFETCH_LANDMARK:
+            in_front = tree.names()
+    entries = tree.finished()
+    here = set(tree.names())
+    return ScannedTar(entries, [name for name in in_front if name in here])
 
 
 class _Tree:
@@ -166,6 +181,10 @@ class _Tree:
         self._entries[name] = entry
         if entry.type is EntryType.HARDLINK:
             self._link_targets[entry.link_name] = name
+
+    def names(self) -> list[str]:
+        """All names so far, in order."""
+        return list(self._entries)
 
     def finished(self) -> list[TarEntry]:
         """All entries, every parent of which is known to be a directory."""

@@ -15,7 +15,7 @@ from tests.format.tars import Made, entry, folder, hard_link, symlink, tar, tree
 
 
 def scan(data: bytes) -> list[TarEntry]:
-    return scan_tar(io.BytesIO(data))
+    return scan_tar(io.BytesIO(data)).entries
 
 
 def names(*made: Made) -> list[str]:
@@ -256,3 +256,10 @@ def test_header_written_anew_says_the_same(made: list[Made]) -> None:
 
 
 _SAID = ("name", "type", "mode", "uid", "gid", "user_name", "mtime_ns", "size", "link_name", "device", "xattrs")
+
+
+def test_what_lay_in_front_of_a_landmark_is_told_unless_it_is_gone() -> None:
+    made = (folder("d"), entry("d/a", b"1"), entry("b"), entry(".prefetch.landmark", b"\x0f"), entry("c"), folder("b"))
+    for front, rest in ((made, ["d", "d/a", "b"]), ((*made, entry("d/a", b"2")), ["d", "d/a", "b"]), (made[4:], [])):
+        assert scan_tar(io.BytesIO(tar(*front))).prefetched == rest
+    assert scan_tar(io.BytesIO(tar(*made, entry("d")))).prefetched == ["d", "b"]

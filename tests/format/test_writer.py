@@ -31,7 +31,7 @@ POOL = ThreadPoolExecutor(2)
 def write(source: bytes, *prioritised: str, options: WriterOptions = SMALL) -> tuple[WrittenLayer, bytes]:
     blob = io.BytesIO()
     plain = io.BytesIO(source)
-    layer = write_layer(scan_tar(plain), plain, blob, POOL, options, prioritised)
+    layer = write_layer(scan_tar(plain).entries, plain, blob, POOL, options, prioritised)
     return layer, blob.getvalue()
 
 
@@ -112,7 +112,7 @@ def test_large_layer_is_the_same_with_one_two_and_four_threads() -> None:
         with ThreadPoolExecutor(threads) as pool:
             blob = io.BytesIO()
             plain = io.BytesIO(source)
-            write_layer(scan_tar(plain), plain, blob, pool, WriterOptions(65536, 7, threads))
+            write_layer(scan_tar(plain).entries, plain, blob, pool, WriterOptions(65536, 7, threads))
             blobs.add(blob.getvalue())
     assert len(blobs) == 1
 
@@ -170,8 +170,11 @@ def test_whiteout_stays_before_the_prioritised_file_that_replaces_it() -> None:
 
 
 def test_converting_a_converted_layer_changes_nothing() -> None:
-    _, blob = write(tar(folder("d"), entry("d/f", b"1" * 5000)))
-    assert write(gzip.decompress(blob))[1] == blob
+    source = tar(folder("d"), entry("d/f", b"1" * 5000), entry("d/g", b"2"), hard_link("h", "d/g"))
+    for prioritised in ((), ("h", "d/f")):
+        _, blob = write(source, *prioritised)
+        again = gzip.decompress(blob)
+        assert write(again, *scan_tar(io.BytesIO(again)).prefetched)[1] == blob
 
 
 def test_empty_layer_becomes_a_blob_with_a_landmark_only() -> None:
@@ -219,7 +222,7 @@ def test_error_of_progress_ends_the_work() -> None:
         raise InterruptedError(size)
 
     with pytest.raises(InterruptedError):
-        write_layer(scan_tar(source), source, io.BytesIO(), POOL, SMALL, on_progress=stop)
+        write_layer(scan_tar(source).entries, source, io.BytesIO(), POOL, SMALL, on_progress=stop)
 
 
 def test_no_more_batches_are_under_way_than_asked_for() -> None:
@@ -242,7 +245,7 @@ def test_no_more_batches_are_under_way_than_asked_for() -> None:
 
     source = io.BytesIO(tar(*(entry(f"f{n}", bytes(300_000)) for n in range(20))))
     with Counting(2) as pool:
-        write_layer(scan_tar(source), source, io.BytesIO(), pool, WriterOptions(parallelism=2))
+        write_layer(scan_tar(source).entries, source, io.BytesIO(), pool, WriterOptions(parallelism=2))
     assert pool.most == 4
 
 

@@ -58,7 +58,7 @@ def _written() -> bytes:
     """The first of them, converted by the production writer."""
     tar, blob = io.BytesIO(BUILT[0].tar), io.BytesIO()
     with ThreadPoolExecutor(1) as pool:
-        write_layer(scan_tar(tar), tar, blob, pool, WriterOptions(chunk_size=4096), ())
+        write_layer(scan_tar(tar).entries, tar, blob, pool, WriterOptions(chunk_size=4096), ())
     return blob.getvalue()
 
 

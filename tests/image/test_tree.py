@@ -12,7 +12,7 @@ from tests.format.tars import Made, entry, folder, symlink, tar
 def tree(*layers: list[Made]) -> ImageTree:
     made = ImageTree()
     for layer in layers:
-        made.add(scan_tar(io.BytesIO(tar(*layer))))
+        made.add(scan_tar(io.BytesIO(tar(*layer))).entries)
     return made
 
 
@@ -42,7 +42,7 @@ def test_whiteouts_opaque_directories_and_replaced_directories_hide_what_is_belo
 
 def test_links_are_followed_through_all_layers_and_each_is_listed() -> None:
     image = tree([folder("usr"), folder("usr/bin"), entry("usr/bin/dash")], [symlink("bin", "usr/bin")])
-    image.add(scan_tar(io.BytesIO(tar(symlink("sh", "../bin/./dash")))))
+    image.add(scan_tar(io.BytesIO(tar(symlink("sh", "../bin/./dash")))).entries)
     assert image.follow("/sh") == ([(2, "sh"), (1, "bin"), (0, "usr/bin/dash")], True)
     assert image.follow("bin/nothing") == ([(1, "bin")], False)
 
@@ -55,7 +55,7 @@ def test_circle_of_links_ends() -> None:
 def test_directory_that_is_a_link_below_makes_the_layer_ordinary() -> None:
     image = tree([folder("usr"), symlink("lib", "usr")])
     with pytest.raises(NotLazy, match="symlink"):
-        image.add(scan_tar(io.BytesIO(tar(entry("lib/x")))))
+        image.add(scan_tar(io.BytesIO(tar(entry("lib/x")))).entries)
     assert layer_of(image, "lib/x") is None
 
 
@@ -63,7 +63,7 @@ def test_left_out_directory_over_a_layer_that_cannot_be_known_makes_the_layer_or
     image = tree([folder("d")])
     image.add(None)
     with pytest.raises(NotLazy, match="stays as it is"):
-        image.add(scan_tar(io.BytesIO(tar(entry("d/x")))))
+        image.add(scan_tar(io.BytesIO(tar(entry("d/x")))).entries)
 
 
 def test_prefetch_list_has_comments_blank_lines_and_bytes_that_are_not_utf_8() -> None:

@@ -1,8 +1,6 @@
 """`snapshotter image pull`: speaks with containerd and the registry; our daemon is asked by containerd."""
 
 import platform
-import signal
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import click
 import grpc
 import trio
 
+from snapshotter.cli.heeding import heeding
 from snapshotter.cli.options import AbsolutePath, config_option, json_option, parse_platform
 from snapshotter.cli.pull_view import as_json as pulled_json
 from snapshotter.cli.pull_view import watching
@@ -18,14 +17,11 @@ from snapshotter.config import RegistryConfig, load
 from snapshotter.containerd.channel import connected
 from snapshotter.containerd.client import Client, checked_namespace
 from snapshotter.containerd.leases import new_id
-from snapshotter.image.first_error import first_error
 from snapshotter.image.pull.pulling import Pulled, PullRequest, check_containerd, pull
 from snapshotter.image.pull.rows import Watcher
 from snapshotter.registry.client import Registry
 from snapshotter.registry.platform import host_platform
 from snapshotter.registry.reference import parse_reference
-
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 STATES = """\b
 States of a layer:
@@ -125,22 +121,9 @@ async def _pull(
     config: RegistryConfig, channel: grpc.Channel, client_of: tuple[Path, str], request: PullRequest, watcher: Watcher
 ) -> Pulled | None:
     """Pull; None if a signal came before the image had its name."""
-    pulled: Pulled | None = None
-    try:
-        # What whoever started this has had ignored (nohup) stays ignored.
-        heeded = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-        with trio.open_signal_receiver(*heeded) as signals:
-            async with Registry(config) as registry, trio.open_nursery() as nursery:
-                nursery.start_soon(_heed, signals, nursery.cancel_scope)
-                client = Client(channel, *client_of, new_id())
-                pulled = await pull(registry, client, request, watcher)
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise first_error(group) from group
-    return pulled
 
+    async def work() -> Pulled:
+        async with Registry(config) as registry:
+            return await pull(registry, Client(channel, *client_of, new_id()), request, watcher)
 
-async def _heed(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    """Give up at the first signal; what tidies up afterwards is not disturbed by others."""
-    async for _ in signals:
-        scope.cancel()
+    return await heeding(work)

@@ -1,12 +1,13 @@
 """The JSON of a converted image: configuration, manifest and index, made from those of its source. Pure."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from snapshotter.errors import FormatError
-from snapshotter.format.writer import WrittenLayer
+from snapshotter.format.writer.write import WrittenLayer
 from snapshotter.registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor
 
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -15,6 +16,7 @@ UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 
 _CONFIGS = (OCI_CONFIG, "application/vnd.docker.container.image.v1+json")
 _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+OCI_LAYER_GZIP = _OCI_LAYER + "+gzip"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 # Layer media types that can be converted, and what OCI calls them.
 LAYERS = {
@@ -69,16 +71,27 @@ def config_json(config: ImageConfig, diff_ids: Sequence[str]) -> bytes:
     return _json({**config.document, "rootfs": {**config.document["rootfs"], "diff_ids": list(diff_ids)}})
 
 
+def toc_config_json(diff_ids: Sequence[str]) -> bytes:
+    """Return the configuration of an image that holds nothing but tables of contents, and is for no platform."""
+    rootfs = {"type": "layers", "diff_ids": list(diff_ids)}
+    return _json({"architecture": "unknown", "os": "unknown", "config": {}, "rootfs": rootfs})
+
+
 def layer_descriptor(layer: WrittenLayer, source: Descriptor) -> Descriptor:
     """Return the manifest's entry for a written blob; the source's annotations stay where they are still true."""
     kept = {key: value for key, value in source.annotations.items() if not key.startswith(_STALE)}
-    annotations = {**kept, TOC_DIGEST: layer.toc_digest, UNCOMPRESSED_SIZE: str(layer.plain_size)}
-    return Descriptor(_OCI_LAYER + "+gzip", layer.digest, layer.size, annotations)
+    media_type = f"{_OCI_LAYER}+{layer.compression}"
+    return Descriptor(media_type, layer.digest, layer.size, {**kept, **layer.annotations})
 
 
-def kept_descriptor(source: Descriptor) -> Descriptor:
-    """Return the manifest's entry for a blob that stays as it is."""
-    return Descriptor(LAYERS[source.media_type], source.digest, source.size, source.annotations)
+def kept_descriptor(source: Descriptor, found: Mapping[str, str] | None = None) -> Descriptor:
+    """Return the manifest's entry for a blob that stays as it is; `found` are annotations that it should have had."""
+    return Descriptor(LAYERS[source.media_type], source.digest, source.size, {**source.annotations, **(found or {})})
+
+
+def described(raw: bytes, media_type: str, annotations: Mapping[str, str] | None = None) -> Descriptor:
+    """Return the descriptor of a blob that is in memory."""
+    return Descriptor(media_type, f"sha256:{hashlib.sha256(raw).hexdigest()}", len(raw), annotations or {})
 
 
 def manifest_json(config: Descriptor, layers: Sequence[Descriptor], annotations: Mapping[str, str]) -> bytes:

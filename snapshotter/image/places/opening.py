@@ -1,9 +1,10 @@
 """From locations to the source and the target of one piece of work."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 from snapshotter.config import RegistryConfig
 from snapshotter.errors import ConfigError
@@ -26,15 +27,31 @@ class Access:
     """Where a compressed archive lies while it is read, None for $TMPDIR."""
 
 
-@asynccontextmanager
-async def open_places(
+@overload
+def open_places(
+    source: Location, target: Location, access: Access
+) -> AbstractAsyncContextManager[tuple[Source, Target]]: ...
+
+
+@overload
+def open_places(source: Location, target: None, access: Access) -> AbstractAsyncContextManager[tuple[Source, None]]: ...
+
+
+def open_places(
     source: Location, target: Location | None, access: Access
-) -> AsyncIterator[tuple[Source, Target | None]]:
+) -> AbstractAsyncContextManager[tuple[Source, Target | None]]:
     """Yield both ends; a target whose image has no name when the block ends keeps nothing of it.
 
     Raises:
         ConfigError: nothing can be written under the target's name.
     """
+    return _opened(source, target, access)
+
+
+@asynccontextmanager
+async def _opened(
+    source: Location, target: Location | None, access: Access
+) -> AsyncIterator[tuple[Source, Target | None]]:
     if isinstance(target, RegistryLocation) and target.reference.digest is not None:
         raise ConfigError(f"{target}: the digest of an image is not known before it is written; name it by a tag")
     places = [place for place in (source, target) if place is not None]

@@ -1,0 +1,129 @@
+"""Layers that are right already: in the wanted format, with a table of contents that can be mounted and is vouched for."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from snapshotter.errors import FormatError
+from snapshotter.format.attributes import Clock
+from snapshotter.format.codec import Codec
+from snapshotter.format.digest import parse_digest
+from snapshotter.format.footer import Flavor, Footer, first_tail_size, parse_footer, toc_anchor, toc_json
+from snapshotter.format.index_build import build_index
+from snapshotter.format.layout import BuildOptions
+from snapshotter.format.limits import TOC_COMPRESSED
+from snapshotter.format.tar_entries import RESERVED, EntryType, TarEntry, clean_name
+from snapshotter.format.toc import Entry, decode_entries
+from snapshotter.image.documents import TOC_DIGEST
+from snapshotter.image.places.ends import Source
+from snapshotter.registry.manifest import Descriptor
+
+_WANTED = {Codec.GZIP: Flavor.ESTARGZ, Codec.ZSTD: Flavor.ZSTD_CHUNKED}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A layer's table of contents: `section` is how it lies in the blob, `document` its JSON."""
+
+    footer: Footer
+    section: bytes
+    document: bytes
+
+    @property
+    def digest(self) -> str:
+        """The digest of the document."""
+        return f"sha256:{hashlib.sha256(self.document).hexdigest()}"
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """What the layer's annotations must say of it."""
+        return {TOC_DIGEST: self.digest}
+
+
+async def vouched_table(layer: Descriptor, source: Source, wanted: Codec) -> Table | None:
+    """The table of contents of a layer in the wanted format, if the layer's annotations vouch for it; else None.
+
+    Reads the end of the blob alone.
+    """
+    try:
+        anchor, annotated = toc_anchor(layer.annotations), layer.annotations.get(TOC_DIGEST)
+        if not _of_type(layer, wanted) or (anchor is None and annotated is None):
+            return None
+
+        async def read(start: int, size: int) -> bytes:
+            return await source.read_range(layer, start, size)
+
+        tail = await read(layer.size - (size := first_tail_size(layer.size)), size)
+        footer = parse_footer(tail, layer.size)
+        tail_start = layer.size - len(tail)
+        have = tail[max(footer.toc_offset - tail_start, 0) : footer.toc_end - tail_start]
+        missing = footer.toc_end - footer.toc_offset - len(have)
+        if footer.flavor is not _WANTED[wanted] or missing > TOC_COMPRESSED:
+            return None
+        section = (await read(footer.toc_offset, missing) if missing > 0 else b"") + have
+        if annotated is None and anchor != f"sha256:{hashlib.sha256(section).hexdigest()}":
+            return None
+        table = await trio.to_thread.run_sync(_sound, layer, footer, section)
+    except FormatError:
+        return None
+    return table if annotated in (None, table.digest) else None
+
+
+def table_in(blob: Path, layer: Descriptor, wanted: Codec) -> Table | None:
+    """The same for a layer whose blob is in a file that was verified as a whole, whether annotations vouch for it or not."""
+    try:
+        with blob.open("rb") as file:
+            file.seek(layer.size - min(layer.size, first_tail_size(layer.size)))
+            footer = parse_footer(file.read(), layer.size)
+            if not _of_type(layer, wanted) or footer.flavor is not _WANTED[wanted]:
+                return None
+            file.seek(footer.toc_offset)
+            return _sound(layer, footer, file.read(footer.toc_end - footer.toc_offset))
+    except FormatError:
+        return None
+
+
+def entries_of(table: Table) -> list[TarEntry]:
+    """The entries of a layer as its table of contents tells them; their bytes are not known.
+
+    Raises:
+        FormatError: it cannot be told.
+    """
+    clock = Clock()
+    return [_tar_entry(entry, clock) for entry in decode_entries(table.document) if _counts(entry)]
+
+
+def _of_type(layer: Descriptor, wanted: Codec) -> bool:
+    return layer.media_type.endswith((f"+{wanted}", f".{wanted}"))
+
+
+def _sound(layer: Descriptor, footer: Footer, section: bytes) -> Table:
+    """The table, once everything in it has been checked as for a mount."""
+    table = Table(footer, section, toc_json(footer, section))
+    digest = parse_digest(layer.digest)
+    build_index(
+        table.document, BuildOptions(footer.codec, layer.size, footer.payload_end, digest, allow_unverified=False)
+    )
+    return table
+
+
+def _counts(entry: Entry) -> bool:
+    return entry.type != "chunk" and clean_name(entry.name) not in RESERVED
+
+
+def _tar_entry(entry: Entry, clock: Clock) -> TarEntry:
+    kind = EntryType(entry.type)
+    return TarEntry(
+        name=clean_name(entry.name),
+        type=kind,
+        mode=entry.mode & 0o7777,
+        uid=entry.uid,
+        gid=entry.gid,
+        mtime_ns=clock.mtime_ns(entry.modtime),
+        size=entry.size,
+        link_name=clean_name(entry.link_name) if kind is EntryType.HARDLINK else entry.link_name,
+        device=(entry.dev_major, entry.dev_minor),
+        xattrs={key: value or b"" for key, value in (entry.xattrs or {}).items()},
+    )

@@ -21,7 +21,7 @@ from snapshotter.registry.health import Complaints, Health
 from snapshotter.registry.hosts import Endpoint, HostsResolver
 from snapshotter.registry.knock import knock
 from snapshotter.registry.manifest import ACCEPTED, MANIFEST_MAX, Manifest, parse_manifest
-from snapshotter.registry.push import Source
+from snapshotter.registry.push import OnProgress, Source
 from snapshotter.registry.redirect import Resolve
 from snapshotter.registry.reference import Reference, checked_digest
 from snapshotter.registry.retry import RetryPolicy, Transient
@@ -150,13 +150,26 @@ class Registry:
         checked_digest(digest)
         return await self._first(needs, f"blob {digest}", lambda need: push.blob_exists(self._exchange, need, digest))
 
+    async def mount_blob(self, ref: Reference, digest: str, mount_from: str) -> bool:
+        """Have the repository of `ref` take a blob from the repository `mount_from` at the same registry, if it will.
+
+        Raises:
+            RegistryError: and its subclasses, as `manifest`.
+        """
+        needs = self._push_needs(ref, *sorted((push_scope(ref.repository), pull_scope(mount_from))))
+        checked_digest(digest)
+        return await self._first(
+            needs,
+            f"mount of {digest} from {mount_from}",
+            lambda need: push.mount_blob(self._exchange, need, digest, mount_from),
+        )
+
     async def push_blob(
-        self, ref: Reference, digest: str, size: int, source: Source, *, mount_from: str | None = None
+        self, ref: Reference, digest: str, size: int, source: Source, on_progress: OnProgress = push.unheard
     ) -> bool:
         """Store a blob unless the repository of `ref` has it; whether bytes were sent.
 
-        `mount_from` is a repository at the same registry from which the blob may be taken without sending it. The
-        registry verifies the digest; `source` is begun anew on each try.
+        The registry verifies the digest; `source` is begun anew on each try.
 
         Raises:
             FormatError: the source has not `size` bytes.
@@ -164,15 +177,12 @@ class Registry:
         """
         if await self.blob_exists(ref, digest):
             return False
-        scopes = [push_scope(ref.repository)]
-        if mount_from is not None:
-            scopes.append(pull_scope(mount_from))
-        needs = self._push_needs(ref, *sorted(scopes))
-        return await self._first(
-            needs,
+        await self._first(
+            self._push_needs(ref, push_scope(ref.repository)),
             f"upload of {digest}",
-            lambda need: push.push_blob(self._exchange, need, digest, size, source, mount_from),
+            lambda need: push.push_blob(self._exchange, need, digest, size, source, on_progress),
         )
+        return True
 
     async def push_manifest(self, ref: Reference, raw: bytes, media_type: str) -> str:
         """Store a manifest under the tag of `ref` (under its digest if it has no tag), and return its digest.

@@ -16,6 +16,7 @@ from snapshotter.errors import FormatError, RegistryError
 from snapshotter.registry.auth import Need
 from snapshotter.registry.exchange import Call, Exchange, at_endpoint, refusal
 from snapshotter.registry.redirect import next_hop
+from snapshotter.registry.retry import Transient
 from snapshotter.registry.wire import discard
 
 # What a push reads: a file, or a function that begins the content anew each time it is called (a retry calls it again).
@@ -26,16 +27,28 @@ _PIECE = 256 << 10
 _COMMIT_TIMEOUT_S = 300.0
 
 
+OnProgress = Callable[[int], None]
+"""Takes how many bytes were sent since it was last called; less than nothing where they must be sent again."""
+
+
+def unheard(size: int) -> None:
+    """Be told of progress and do nothing."""
+
+
 class Upload(httpx.AsyncByteStream):
     """The body of an upload: exactly `size` bytes of `source`.
 
     A class, not an asynchronous generator: httpx drops a body half read when the server answers early.
     """
 
-    def __init__(self, source: AsyncGenerator[bytes, None], size: int, what: str) -> None:
+    def __init__(
+        self, source: AsyncGenerator[bytes, None], size: int, what: str, on_progress: OnProgress = unheard
+    ) -> None:
         self._source = source
         self._left = size
         self._what = what
+        self._on_progress = on_progress
+        self._told = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -55,7 +68,14 @@ class Upload(httpx.AsyncByteStream):
         self._left -= len(piece)
         if self._left < 0:
             raise FormatError(f"{self._what}: the content is longer than its size says")
+        self._told += len(piece)
+        self._on_progress(len(piece))
         return piece
+
+    def take_back(self) -> None:
+        """Say that what was sent does not count."""
+        self._on_progress(-self._told)
+        self._told = 0
 
 
 async def blob_exists(exchange: Exchange, need: Need, digest: str) -> bool:
@@ -71,17 +91,30 @@ async def blob_exists(exchange: Exchange, need: Need, digest: str) -> bool:
         raise await refusal(answer, call.what)
 
 
+async def mount_blob(exchange: Exchange, need: Need, digest: str, mount_from: str) -> bool:
+    """One try to have a blob from the repository `mount_from` of the same registry; whether that is done."""
+    what = f"mount of {digest} from {mount_from} to {need.endpoint.registry}/{need.repository}"
+    # One that will not begins an upload, which nobody goes on with: it costs nothing, and leave to delete it is seldom given.
+    return await _begin(exchange, need, digest, mount_from, what) is None
+
+
 async def push_blob(
-    exchange: Exchange, need: Need, digest: str, size: int, source: Source, mount_from: str | None
-) -> bool:
-    """One try to store a blob that is not there; whether bytes were sent (False: mounted from another repository)."""
+    exchange: Exchange,
+    need: Need,
+    digest: str,
+    size: int,
+    source: Source,
+    on_progress: OnProgress = unheard,
+) -> None:
+    """One try to store a blob that is not there."""
     what = f"upload of {digest} to {need.endpoint.registry}/{need.repository}"
-    location = await _begin(exchange, need, digest, mount_from, what)
+    location = await _begin(exchange, need, digest, None, what)
     if location is None:
-        return False
+        return
     separator = "&" if location.query else "?"
     location = httpx.URL(f"{location}{separator}digest={quote(digest, safe='')}")
     pieces = _file_pieces(source) if isinstance(source, Path) else source()
+    upload = Upload(pieces, size, what, on_progress)
     async with aclosing(pieces):
         call = Call(
             need,
@@ -89,15 +122,18 @@ async def push_blob(
             location,
             what,
             headers={"content-length": str(size), "content-type": "application/octet-stream"},
-            content=Upload(pieces, size, what),
+            content=upload,
             timeout_s=_COMMIT_TIMEOUT_S,
             follow=False,
         )
-        async with exchange.open(call) as answer:
-            if answer.response.status_code not in {201, 202, 204}:
-                raise await refusal(answer, what)
-            await discard(answer.response)
-    return True
+        try:
+            async with exchange.open(call) as answer:
+                if answer.response.status_code not in {201, 202, 204}:
+                    raise await refusal(answer, what)
+                await discard(answer.response)
+        except (RegistryError, Transient):
+            upload.take_back()
+            raise
 
 
 async def push_manifest(exchange: Exchange, need: Need, selector: str, raw: bytes, media_type: str) -> str:

@@ -44,10 +44,17 @@ def pushing(
 
 
 def push(
-    content: Source, size: int = len(DATA), *, sent: bool = True, mount_from: str | None = None
+    content: Source, size: int = len(DATA), *, sent: bool = True
 ) -> Callable[[Registry, Reference], Awaitable[None]]:
     async def work(registry: Registry, ref: Reference) -> None:
-        assert await registry.push_blob(ref, DIGEST, size, content, mount_from=mount_from) is sent
+        assert await registry.push_blob(ref, DIGEST, size, content) is sent
+
+    return work
+
+
+def mount(*, taken: bool) -> Callable[[Registry, Reference], Awaitable[None]]:
+    async def work(registry: Registry, ref: Reference) -> None:
+        assert await registry.mount_blob(ref, DIGEST, "other/image") is taken
 
     return work
 
@@ -104,16 +111,28 @@ def test_a_blob_in_a_store_behind_a_redirect_is_there() -> None:
 def test_a_blob_of_another_repository_is_mounted() -> None:
     with LoopbackRegistry() as server:
         server.add_blob(DATA)
-        server.script(DIGEST, "404")
-        pushing(server, push(source(), sent=False, mount_from="other/image"))
+        pushing(server, mount(taken=True))
         assert "from=other%2Fimage" in server.requests[-1].query or "from=other/image" in server.requests[-1].query
-        assert [record.status for record in server.requests] == [404, 201]
+        assert [(record.method, record.status) for record in server.requests] == [("POST", 201)]
 
 
-def test_a_mount_that_does_not_happen_becomes_an_upload() -> None:
+def test_a_mount_that_does_not_happen_is_told() -> None:
     with LoopbackRegistry() as server:
-        pushing(server, push(source(), mount_from="other/image"))
-        assert server.blobs[DIGEST] == DATA
+        pushing(server, mount(taken=False))
+        assert [(record.method, record.status) for record in server.requests] == [("POST", 202)]
+
+
+def test_progress_counts_what_was_sent_once() -> None:
+    told: list[int] = []
+
+    async def work(registry: Registry, ref: Reference) -> None:
+        assert await registry.push_blob(ref, DIGEST, len(DATA), source(), told.append)
+
+    with LoopbackRegistry() as server:
+        server.script("", "500 ok", method="PUT")
+        pushing(server, work)
+        assert sum(told) == len(DATA)
+        assert -len(DATA) in told
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,9 @@ def test_what_is_pushed_to_a_real_registry_is_pulled_back_in_ranges(tmp_path: Pa
             assert await registry.push_blob(ref, digest_of(config), 2, tmp_path / "config")
             assert not await registry.push_blob(ref, digest_of(layer), len(layer), tmp_path / "layer")
             other = parse_reference(f"{host}/team/other:v1")
-            assert not await registry.push_blob(
-                other, digest_of(layer), len(layer), tmp_path / "layer", mount_from="team/image"
-            )
+            assert await registry.mount_blob(other, digest_of(layer), "team/image")
+            assert await registry.blob_exists(other, digest_of(layer))
+            assert not await registry.mount_blob(other, digest_of(b"nowhere"), "team/image")
             assert await registry.push_manifest(ref, raw, OCI_MANIFEST) == digest_of(raw)
 
             found = await registry.manifest(ref)

@@ -13,6 +13,7 @@ the library.
     ├ SnapshotError ─ NotFound · AlreadyExists · FailedPrecondition · InvalidArgument
     ├ PlaneError ─ WaiterKilled
     ├ ContainerdError ─ ContainerdUnreachable · ContainerdUnfit
+    ├ RecorderError
     └ DaemonUnreachable
 """
 
@@ -274,6 +275,13 @@ class ContainerdUnfit(ContainerdError):
 
     status = Status.FAILED_PRECONDITION
     exit_code = 63
+
+
+class RecorderError(SnapshotterError):
+    """The kernel does not tell which files a container reads."""
+
+    status = Status.FAILED_PRECONDITION
+    exit_code = 64
 
 
 def reason_of(error: SnapshotterError | OSError) -> Reason:

@@ -1,0 +1,309 @@
+"""The recorder's own process: `python -I -S watch_program.py PID PARENT` tells which files the container PID opens and reads.
+
+It says `ready` on standard output and watches until a byte comes on standard input; then it tells everything and ends. Every
+message ends with a NUL byte. Only the standard library is imported, so that it watches a few hundredths of a second after it
+was asked to, and it is a process of its own because the kernel opens each file for whoever reads the events: such an open waits for our
+daemon, and what waits there can be killed only with its process.
+
+Nothing is asked of the container and no mount namespace is entered: a mark on `/proc/PID/root` is a mark in the container's, and
+`/proc/self/fd` shows where in it a file lies.
+
+Source: fanotify(7), fanotify_init(2), fanotify_mark(2), proc_pid_mountinfo(5); Linux Documentation/filesystems/overlayfs.rst.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import select
+import signal
+import stat
+import struct
+import sys
+
+# linux/fanotify.h
+FAN_ACCESS = 0x1
+FAN_OPEN = 0x20
+FAN_Q_OVERFLOW = 0x4000
+FAN_CLOEXEC, FAN_NONBLOCK, FAN_UNLIMITED_QUEUE, FAN_UNLIMITED_MARKS = 0x1, 0x2, 0x10, 0x20
+FAN_MARK_ADD, FAN_MARK_MOUNT, FAN_MARK_FILESYSTEM = 0x1, 0x10, 0x100
+FAN_MARK_IGNORED_MASK, FAN_MARK_IGNORED_SURV_MODIFY, FAN_MARK_FLUSH = 0x20, 0x40, 0x80
+FAN_MARK_EVICTABLE = 0x200  # Linux 5.19
+_O_LARGEFILE = 0o100000
+_EVENT = struct.Struct("=IBBHQii")  # length, version, reserved, length of this, mask, descriptor, process
+# Of each event the kernel opens a file for us; a process may have 1024.
+_EVENTS_A_READ = 256
+_WATCHED = FAN_OPEN | FAN_ACCESS
+_AT_FDCWD = -100
+_PR_SET_PDEATHSIG = 1
+_DELETED = b" (deleted)"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Refused(RuntimeError):
+    """It cannot be watched; the message says what is missing."""
+
+
+class Mount:
+    """A mount as mountinfo has it: which directory of its file system it shows, and where."""
+
+    def __init__(self, line: bytes, root: bytes) -> None:
+        """`root` is where the root of the process lies to which the line was shown."""
+        before, _, after = line.partition(b" - ")
+        fields = before.split(b" ")
+        self.number, self.device = int(fields[0]), fields[2]
+        self.shows = unescaped(fields[3])
+        self.point = joined(root, unescaped(fields[4]))
+        self.kind, _, rest = after.partition(b" ")
+        self.options = rest.partition(b" ")[2]
+
+    def inside(self, path: bytes) -> bytes | None:
+        """Where in the file system a file lies that is found under `path`; None if that is not below this mount."""
+        rest = below(path, self.point)
+        return None if rest is None else joined(self.shows, rest)
+
+
+def mounts_of(process: str) -> "dict[int, Mount]":
+    """The mounts that a process sees, by number; none if it is gone."""
+    try:
+        root = os.readlink(os.fsencode(f"/proc/{process}/root"))
+        with open(f"/proc/{process}/mountinfo", "rb") as file:
+            mounts = [Mount(line, root) for line in file.read().splitlines()]
+    except OSError:
+        return {}
+    return {mount.number: mount for mount in mounts}
+
+
+def unescaped(field: bytes) -> bytes:
+    """A field of mountinfo, where blanks and the like are written in octal."""
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found.group(1), 8)]), field)
+
+
+def joined(directory: bytes, rest: bytes) -> bytes:
+    """`rest`, which may begin with a slash, below `directory`."""
+    return directory.rstrip(b"/") + b"/" + rest.lstrip(b"/")
+
+
+def below(path: bytes, directory: bytes) -> bytes | None:
+    """`path` as seen from `directory`, without a slash at its front; None if it is not below."""
+    top = directory.rstrip(b"/") + b"/"
+    return path[len(top) :] if path.startswith(top) else None
+
+
+class Watch:
+    """The files of one container that were opened or read, in order of first access."""
+
+    def __init__(self, process: int) -> None:
+        """Watch from now on. Raises Refused."""
+        self.found: dict[bytes, None] = {}
+        self.lost = 0
+        self._process = process
+        try:
+            self._root = os.open(f"/proc/{process}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Refused(f"cannot reach the files of process {process}: {error.strerror}") from error
+        mounts = mounts_of(str(process))
+        mount = mounts.get(_mount_number(self._root))
+        top = os.readlink(b"/proc/self/fd/%d" % self._root)
+        inside = mount.inside(top) if mount else None
+        if mount is None or inside is None:
+            raise Refused(f"the root of process {process} is on no mount that it sees")
+        self._mounts = {mount.number: mount}
+        self._device, self._inside = mount.device, inside
+        self._upper = _upper_directory(mount)
+        self.fanotify = _group()
+        self.whole = mount.kind == b"overlay" and self._mark_all(own=inside == b"/")
+        if not self.whole:
+            self._mark(FAN_MARK_ADD | FAN_MARK_MOUNT, self._root)
+
+    def _mark_all(self, *, own: bool) -> bool:
+        """Watch the file system, whoever reaches it by whichever mount; False if this cannot be or others use it too."""
+        if not own:
+            return False
+        try:
+            self._mark(FAN_MARK_ADD | FAN_MARK_FILESYSTEM, self._root)
+        except Refused:  # Linux before 4.20
+            return False
+        return True
+
+    def _mark(self, flags: int, descriptor: int) -> None:
+        path = b"/proc/self/fd/%d" % descriptor
+        if _libc.fanotify_mark(self.fanotify, ctypes.c_uint(flags), ctypes.c_uint64(_WATCHED), _AT_FDCWD, path):
+            number = ctypes.get_errno()
+            raise Refused(f"the kernel does not watch the container's files: {os.strerror(number)}")
+
+    def drain(self) -> None:
+        """Note everything that has happened so far."""
+        while True:
+            try:
+                data = os.read(self.fanotify, _EVENT.size * _EVENTS_A_READ)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.lost += 1  # it could not be opened for us
+                continue
+            for mask, descriptor, process in _events(data):
+                if mask & FAN_Q_OVERFLOW or descriptor < 0:
+                    self.lost += 1
+                    continue
+                try:
+                    if process != os.getpid():
+                        self._note(descriptor, process)
+                finally:
+                    os.close(descriptor)
+
+    def end(self) -> None:
+        """Watch no more; what has happened stays in the queue."""
+        for kind in (FAN_MARK_FILESYSTEM, FAN_MARK_MOUNT):
+            _libc.fanotify_mark(
+                self.fanotify, ctypes.c_uint(FAN_MARK_FLUSH | kind), ctypes.c_uint64(0), _AT_FDCWD, None
+            )
+
+    def _note(self, descriptor: int, process: int) -> None:
+        about = os.fstat(descriptor)
+        regular = stat.S_ISREG(about.st_mode)
+        if not regular or about.st_nlink == 1:
+            # One event is enough, unless it has another name to be found under; a pipe is opened for us at most once,
+            # since a writer could take us for its reader.
+            self._ignore(descriptor)
+        if not regular:
+            return
+        path = os.readlink(b"/proc/self/fd/%d" % descriptor)
+        inside = self._place(descriptor, process, path)
+        if inside is None:
+            return
+        if inside.endswith(_DELETED) and not self._is_there(inside, about):
+            # Read, then removed, by the time that we look.
+            inside = inside[: -len(_DELETED)]
+        self.found.setdefault(name_in_image(self._upper, inside))
+
+    def _ignore(self, descriptor: int) -> None:
+        for more in (FAN_MARK_EVICTABLE, 0):
+            flags = FAN_MARK_ADD | FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORED_SURV_MODIFY | more
+            if not _libc.fanotify_mark(
+                self.fanotify, ctypes.c_uint(flags), ctypes.c_uint64(_WATCHED), descriptor, None
+            ):
+                return
+
+    def _place(self, descriptor: int, process: int, path: bytes) -> bytes | None:
+        """Where below the container's root a file lies; None if it is not of it.
+
+        The same file may have been reached by a bind mount, in a namespace of its own, or by the runtime from outside.
+        """
+        number = _mount_number(descriptor)
+        mount = self._mounts.get(number)
+        if mount is None or mount.inside(path) is None:
+            for whose in (str(self._process), "self", str(process)):
+                mount = mounts_of(whose).get(number)
+                if mount is not None and mount.device == self._device and mount.inside(path) is not None:
+                    self._mounts[number] = mount
+                    break
+            else:
+                # The namespace is gone, and with it where its mounts were: most likely it was a copy of the container's.
+                return path.lstrip(b"/")
+        inside = mount.inside(path)
+        return None if inside is None else below(inside, self._inside)
+
+    def _is_there(self, inside: bytes, about: os.stat_result) -> bool:
+        try:
+            found = os.stat(inside, dir_fd=self._root, follow_symlinks=False)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (about.st_dev, about.st_ino)
+
+
+def name_in_image(upper: bytes | None, inside: bytes) -> bytes:
+    """What a file was called before the container renamed it, or a directory above it.
+
+    An overlay of our snapshotter takes a renamed lower file or directory for its old name by an attribute in its upper directory.
+    """
+    if upper is None:
+        return inside
+    name, here = b"", upper
+    parts = inside.split(b"/")
+    for number, part in enumerate(parts):
+        here = joined(here, part)
+        try:
+            redirect = os.getxattr(here, b"trusted.overlay.redirect", follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                return joined(name, b"/".join(parts[number:])).lstrip(b"/")
+            redirect = part
+        name = redirect if redirect.startswith(b"/") else joined(name, redirect)
+    return name.lstrip(b"/")
+
+
+def _upper_directory(mount: Mount) -> bytes | None:
+    for option in mount.options.split(b","):
+        key, _, value = option.partition(b"=")
+        if mount.kind == b"overlay" and key == b"upperdir":
+            return unescaped(value)
+    return None
+
+
+def _mount_number(descriptor: int) -> int:
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+        found = re.search(rb"^mnt_id:\s*(\d+)", file.read(), re.MULTILINE)
+    return int(found.group(1)) if found else -1
+
+
+def _events(data: bytes) -> "list[tuple[int, int, int]]":
+    """Mask, descriptor and process of each event of one read."""
+    events = []
+    at = 0
+    while at < len(data):
+        length, _, _, _, mask, descriptor, process = _EVENT.unpack_from(data, at)
+        events.append((mask, descriptor, process))
+        at += length
+    return events
+
+
+def _group() -> int:
+    # Never for writing, never waiting for a pipe's other end, and no access time is changed.
+    opened = os.O_RDONLY | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC | _O_LARGEFILE
+    flags = FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS
+    group = _libc.fanotify_init(ctypes.c_uint(flags), ctypes.c_uint(opened))
+    if group >= 0:
+        return int(group)
+    number = ctypes.get_errno()
+    why = {
+        errno.ENOSYS: "this kernel is built without CONFIG_FANOTIFY",
+        errno.EPERM: "it takes CAP_SYS_ADMIN, outside of user namespaces: run as root, outside of a container",
+        errno.EMFILE: "this user has as many watches as fs.fanotify.max_user_groups allows",
+    }.get(number, os.strerror(number))
+    raise Refused(f"the kernel does not watch files for us: {why}")
+
+
+def tell(*parts: bytes) -> None:
+    """Say something to whoever started this, each part ended by a NUL byte."""
+    left = memoryview(b"".join(part + b"\0" for part in parts))
+    while left:
+        left = left[os.write(1, left) :]
+
+
+def main(process: int, parent: int) -> None:
+    """Watch until told to stop, or until whoever started this is gone."""
+    _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    if os.getppid() != parent:
+        return
+    try:
+        watch = Watch(process)
+    except Refused as error:
+        tell(b"refused", os.fsencode(str(error)))
+        return
+    tell(b"ready", b"all" if watch.whole else b"mount")
+    poll = select.poll()
+    poll.register(watch.fanotify, select.POLLIN)
+    poll.register(0, select.POLLIN)
+    while not any(descriptor == 0 for descriptor, _ in poll.poll()):
+        watch.drain()
+    if not os.read(0, 1):
+        return  # nobody is there who would want to know
+    watch.end()
+    watch.drain()
+    tell(*watch.found, b"", b"%d" % watch.lost)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

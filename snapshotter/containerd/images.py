@@ -5,7 +5,13 @@ from collections.abc import Mapping
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from snapshotter.api.descriptor_pb2 import Descriptor
-from snapshotter.api.images_pb2 import CreateImageRequest, DeleteImageRequest, Image, UpdateImageRequest
+from snapshotter.api.images_pb2 import (
+    CreateImageRequest,
+    DeleteImageRequest,
+    GetImageRequest,
+    Image,
+    UpdateImageRequest,
+)
 from snapshotter.api.images_pb2_grpc import ImagesStub
 from snapshotter.containerd.client import Client
 from snapshotter.errors import AlreadyExists, ContainerdError, NotFound
@@ -34,6 +40,16 @@ async def name(client: Client, reference: str, target: Descriptor, labels: Mappi
         except NotFound:
             continue  # deleted in between
     raise ContainerdError(f"the image record {reference} is made and deleted by others all the time; try again")
+
+
+async def get(client: Client, reference: str) -> Image | None:
+    """The record that is called `reference`, None if there is none."""
+    try:
+        answer = await client.call(_stub(client).Get, GetImageRequest(name=reference))
+    except NotFound:
+        return None
+    image: Image = answer.image
+    return image
 
 
 async def forget(client: Client, reference: str) -> None:

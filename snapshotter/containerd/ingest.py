@@ -1,8 +1,8 @@
 """Writing into containerd's content store: a write has a name, goes on where an earlier one broke off, and is checked at its end."""
 
 import queue
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -23,6 +23,17 @@ STUCK_S = 180.0
 """How long somebody else's write of the same blob may not move before it is not waited for any longer."""
 
 POLL_S = 0.25
+
+GATHER = 1 << 20
+"""Bytes handed to containerd at once: each message is a round trip and two changes of thread."""
+
+_TRIES = 3
+
+Content = Callable[[int], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+"""Opens the content of a blob from a position to its end; may be called again."""
+
+OnProgress = Callable[[int], None]
+"""Takes how many more bytes are written; less than nothing where they must be written again."""
 
 
 class Ingest:
@@ -173,27 +184,68 @@ async def abort(client: Client, ref: str) -> None:
         return
 
 
+async def put(client: Client, ref: str, digest: str, size: int, content: Content, on_progress: OnProgress) -> bool:
+    """Have a blob in the content store; whether it had to be written. What an earlier write left is not written again.
+
+    Raises:
+        IntegrityError: `content` has another digest or size than the blob.
+        ContainerdError: it refused.
+    """
+    for _ in range(_TRIES):
+        async with writing(client, ref, digest, size) as write:
+            if write is None:
+                return False
+            written = min(write.offset, size)
+            on_progress(written)
+            try:
+                if written < size:
+                    async with content(written) as pieces:
+                        written += await _write_all(write, pieces, on_progress)
+                await write.commit({})
+            except AlreadyExists:
+                return True  # by another write of the same blob
+            except IntegrityError:
+                on_progress(-written)
+            else:
+                return True
+        await abort(client, ref)
+    raise IntegrityError(f"what was to be written is not {digest}")
+
+
 async def write_document(client: Client, ref: str, digest: str, data: bytes) -> None:
     """Have a small blob in the content store.
 
     Raises:
         ContainerdError: it refused.
     """
-    for _ in range(2):
-        async with writing(client, ref, digest, len(data)) as ingest:
-            if ingest is None:
-                return
-            try:
-                if ingest.offset < len(data):
-                    await ingest.write(data[ingest.offset :])
-                await ingest.commit({})
-                return
-            except AlreadyExists:
-                return
-            except IntegrityError:
-                pass  # what an earlier write left is not the beginning of this one
-        await abort(client, ref)
-    raise ContainerdError(f"containerd at {client.address} does not take {digest} as it is; see its log")
+
+    @asynccontextmanager
+    async def rest(start: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        yield _once(data[start:])
+
+    try:
+        await put(client, ref, digest, len(data), rest, lambda _size: None)
+    except IntegrityError:
+        raise ContainerdError(f"containerd at {client.address} does not take {digest} as it is; see its log") from None
+
+
+async def _write_all(write: Ingest, pieces: AsyncIterator[bytes], on_progress: OnProgress) -> int:
+    """Write all pieces, and return how many bytes they were."""
+    gathered, whole = bytearray(), 0
+    async for piece in pieces:
+        gathered += piece
+        whole += len(piece)
+        on_progress(len(piece))
+        if len(gathered) >= GATHER:
+            await write.write(bytes(gathered))
+            gathered.clear()
+    if gathered:
+        await write.write(bytes(gathered))
+    return whole
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def set_labels(client: Client, digest: str, labels: Mapping[str, str]) -> None:

@@ -3,16 +3,24 @@
 import secrets
 from datetime import UTC, datetime, timedelta
 
+import trio
+
 from snapshotter.api.leases_pb2 import AddResourceRequest, CreateRequest, DeleteRequest, Resource
 from snapshotter.api.leases_pb2_grpc import LeasesStub
 from snapshotter.containerd.client import Client
-from snapshotter.errors import NotFound
+from snapshotter.errors import NotFound, SnapshotterError
 
 LIFE = timedelta(hours=12)
 """After this a lease that nobody deleted ends by itself, and with it what a killed pull left behind."""
 
 EXPIRE = "containerd.io/gc.expire"
 SYNC_TIMEOUT_S = 300.0
+
+TIDY_S = 30.0
+"""How long work that ends early may take to tidy up; the end of the lease by itself does the rest."""
+
+_DELETE_TRIES = 4
+_DELETE_PAUSE_S = 0.5
 
 
 def new_id(purpose: str = "pull") -> str:
@@ -35,6 +43,33 @@ async def delete(client: Client, *, sync: bool) -> None:
         await client.call(_stub(client).Delete, request, SYNC_TIMEOUT_S, leased=False)
     except NotFound:
         return
+
+
+async def end(client: Client, *, sync: bool) -> str:
+    """End the client's lease for good; what there is to tell people if that fails, else "".
+
+    A containerd that is being restarted is given a moment.
+    """
+    failure = "it did not answer in time"
+    for number in range(_DELETE_TRIES):
+        if number:
+            await trio.sleep(_DELETE_PAUSE_S * 2**number)
+        try:
+            await delete(client, sync=sync)
+        except SnapshotterError as error:
+            failure = str(error)
+        else:
+            return ""
+    return (
+        f"containerd's lease {client.lease} could not be deleted ({failure}); it ends by itself within "
+        f"{LIFE.total_seconds() / 3600:.0f} hours"
+    )
+
+
+async def hold_content(client: Client, digest: str) -> None:
+    """Have the client's lease keep a blob that was there before it."""
+    resource = Resource(id=digest, type="content")
+    await client.call(_stub(client).AddResource, AddResourceRequest(id=client.lease, resource=resource))
 
 
 async def hold_snapshot(client: Client, snapshotter: str, name: str) -> None:

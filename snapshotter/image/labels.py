@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from snapshotter.containerd.snapshots import REMOTE
+from snapshotter.errors import ConfigError
 from snapshotter.image.documents import LAYERS
 from snapshotter.registry.manifest import (
     DOCKER_MANIFEST,
@@ -20,7 +21,7 @@ from snapshotter.registry.manifest import (
     ImageIndex,
     ImageManifest,
 )
-from snapshotter.registry.reference import Reference
+from snapshotter.registry.reference import Reference, parse_reference
 
 SNAPSHOT_REF = "containerd.io/snapshot.ref"
 UNCOMPRESSED = "containerd.io/uncompressed"
@@ -81,13 +82,31 @@ def source_label(reference: Reference, present: Mapping[str, str]) -> dict[str, 
 
     Pushing to the same registry mounts the blob from there. Empty if the label would become too long.
     """
-    host = reference.host
-    if ":" in host.rpartition("]")[2]:
-        host = host.rpartition(":")[0]
-    key = _SOURCE + host.strip("[]")
+    key = _SOURCE + _without_port(reference.host)
     repositories = {*filter(None, present.get(key, "").split(",")), reference.repository}
     value = ",".join(sorted(repositories))
     return {key: value} if len(key) + len(value.encode()) <= LABEL_MAX else {}
+
+
+def sources_in(labels: Mapping[str, str], near: Reference | None) -> list[Reference]:
+    """The repositories that have a blob of these labels, without tags.
+
+    The labels leave out the port of a registry; that of `near` is taken where it is on the same host.
+    """
+    found: list[Reference] = []
+    for key, value in sorted(labels.items()):
+        if not key.startswith(_SOURCE):
+            continue
+        host = key.removeprefix(_SOURCE)
+        if near is not None and _without_port(near.host) == host:
+            host = near.host
+        for repository in value.split(","):
+            try:
+                reference = parse_reference(f"{host}/{repository}")
+            except ConfigError:
+                continue  # anybody can write labels
+            found.append(Reference(reference.host, reference.repository))
+    return found
 
 
 def snapshot_labels(
@@ -125,3 +144,9 @@ def _cut(key: str, digests: Sequence[str]) -> str:
             break
         value = longer
     return value
+
+
+def _without_port(host: str) -> str:
+    if ":" in host.rpartition("]")[2]:
+        host = host.rpartition(":")[0]
+    return host.strip("[]")

@@ -12,6 +12,7 @@ from snapshotter.image.labels import (
     extraction_key,
     snapshot_labels,
     source_label,
+    sources_in,
 )
 from snapshotter.registry.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, ImageIndex
 from snapshotter.registry.reference import parse_reference
@@ -82,3 +83,14 @@ def test_zstd_of_docker_is_told_in_the_word_that_containerd_knows() -> None:
         "application/vnd.oci.image.layer.v1.tar+zstd"
     )
     assert apply_type(OCI_LAYER) == OCI_LAYER
+
+
+def test_sources_that_labels_name_are_read_back_with_the_port_of_the_image_beside_them() -> None:
+    labels = {KEY + "example.org": "a/b,c", KEY + "docker.io": "library/busybox", "other": "x", KEY + "bad host": "d"}
+    near = parse_reference("example.org:5000/a/b:v1")
+    assert [str(one) for one in sources_in(labels, near)] == [
+        "docker.io/library/busybox",
+        "example.org:5000/a/b",
+        "example.org:5000/c",
+    ]
+    assert [one.host for one in sources_in(labels, None)] == ["docker.io", "example.org", "example.org"]

@@ -9,8 +9,8 @@ import grpc
 import pytest
 import trio
 
+from snapshotter.containerd import leases
 from snapshotter.errors import SnapshotterError
-from snapshotter.image.pull import pulling
 from tests.image.images import Image
 from tests.image.pulls import TARS, World, an_image, digests, push_index, world
 
@@ -20,7 +20,7 @@ Cuts = list[tuple[str, int]]
 
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(pulling, "_DELETE_PAUSE_S", 0.001)
+    monkeypatch.setattr(leases, "_DELETE_PAUSE_S", 0.001)
     with world(tmp_path) as made:
         made.namespace = "k8s.io"
         yield made

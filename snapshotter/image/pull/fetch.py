@@ -1,12 +1,14 @@
 """Blobs of layers that are not lazy: from the registry into containerd's content store, several side by side."""
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import trio
 
 from snapshotter.containerd import ingest
 from snapshotter.containerd.client import Client
-from snapshotter.errors import AlreadyExists, IntegrityError, SnapshotterError
+from snapshotter.errors import IntegrityError, SnapshotterError
 from snapshotter.image.labels import source_label
 from snapshotter.image.pull.rows import LayerRow, LayerState
 from snapshotter.registry.client import Registry
@@ -15,11 +17,6 @@ from snapshotter.registry.reference import Reference
 
 SIDE_BY_SIDE = 3
 """Blobs that are fetched at once; one connection seldom fills a line, and containerd's own pulls take three."""
-
-GATHER = 1 << 20
-"""Bytes handed to containerd at once: each message is a round trip and two changes of thread."""
-
-_TRIES = 3
 
 
 class _Job:
@@ -100,41 +97,30 @@ class Blobs:
         self._start_some()
 
     async def _fetch(self, layer: Descriptor, row: LayerRow) -> None:
-        ref = f"layer-{layer.digest}"
-        for _ in range(_TRIES):
-            async with ingest.writing(self._client, ref, layer.digest, layer.size) as write:
-                if write is None or await self._written(write, layer, row):
-                    break
-            await ingest.abort(self._client, ref)
-        else:
+        row.received = 0
+
+        def told(size: int) -> None:
+            row.received += size
+
+        @asynccontextmanager
+        async def content(start: int) -> AsyncIterator[AsyncIterator[bytes]]:
+            blob = self._registry.blob(self._reference, layer.digest, layer.size)
+            async with blob.open_range(start, layer.size - start) as pieces:
+                yield _counted(pieces, row)
+
+        try:
+            await ingest.put(self._client, f"layer-{layer.digest}", layer.digest, layer.size, content, told)
+        except IntegrityError:
             raise IntegrityError(
                 f"{self._reference}: the registry sends other bytes for layer {layer.digest} than that digest names; "
                 "its copy is damaged, or something between it and this node changes what passes"
-            )
+            ) from None
         present = await ingest.labels_of(self._client, layer.digest)
         if labels := source_label(self._reference, present):
             await ingest.set_labels(self._client, layer.digest, labels)
 
-    async def _written(self, write: ingest.Ingest, layer: Descriptor, row: LayerRow) -> bool:
-        """Fetch what is missing and commit it; False if the whole turns out to be something else."""
-        start = row.received = min(write.offset, layer.size)
-        if start < layer.size:
-            blob = self._registry.blob(self._reference, layer.digest, layer.size)
-            gathered = bytearray()
-            async with blob.open_range(start, layer.size - start) as pieces:
-                async for piece in pieces:
-                    gathered += piece
-                    row.received += len(piece)
-                    row.fetched += len(piece)
-                    if len(gathered) >= GATHER:
-                        await write.write(bytes(gathered))
-                        gathered.clear()
-            if gathered:
-                await write.write(bytes(gathered))
-        try:
-            await write.commit({})
-        except AlreadyExists:
-            pass  # by another write of the same blob
-        except IntegrityError:
-            return False
-        return True
+
+async def _counted(pieces: AsyncIterator[bytes], row: LayerRow) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        row.fetched += len(piece)
+        yield piece

@@ -32,11 +32,6 @@ from snapshotter.registry.reference import Reference
 
 OLDEST = (1, 6)
 CRI_NAMESPACE = "k8s.io"
-TIDY_S = 30.0
-"""How long a pull that ends early may take to tidy up; containerd's lease does the rest."""
-
-_DELETE_TRIES = 4
-_DELETE_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +100,13 @@ async def pull(registry: Registry, client: Client, request: PullRequest, watcher
     try:
         await work.do(watcher)
     except BaseException as error:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + TIDY_S):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + leases.TIDY_S):
             await work.undo()
             await _end_lease(client, watcher, sync=True)
         if isinstance(error, BaseExceptionGroup):
             raise first_error(error) from error
         raise
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + TIDY_S):
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + leases.TIDY_S):
         await _end_lease(client, watcher, sync=False)
     seconds = time.monotonic() - began_s
     return Pulled(request.reference, image.target.digest, image.platform, work.layers.rows, seconds)
@@ -183,18 +178,5 @@ class _Work:
 
 
 async def _end_lease(client: Client, watcher: Watcher, *, sync: bool) -> None:
-    """Delete the lease; a containerd that is being restarted is given a moment."""
-    failure = "it did not answer in time"
-    for number in range(_DELETE_TRIES):
-        if number:
-            await trio.sleep(_DELETE_PAUSE_S * 2**number)
-        try:
-            await leases.delete(client, sync=sync)
-        except SnapshotterError as error:
-            failure = str(error)
-        else:
-            return
-    watcher.note(
-        f"containerd's lease {client.lease} could not be deleted ({failure}); it ends by itself within "
-        f"{leases.LIFE.total_seconds() / 3600:.0f} hours"
-    )
+    if complaint := await leases.end(client, sync=sync):
+        watcher.note(complaint)

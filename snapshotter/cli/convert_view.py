@@ -98,8 +98,9 @@ def _outcome(layer: ConvertedLayer) -> str:
 def _summary(image: ConvertedImage, seconds: float | None) -> str:
     before = sum(layer.source.size for layer in image.layers)
     after = sum(layer.descriptor.size for layer in image.layers)
+    layers = f"{len(image.layers)} layer" + ("s" if len(image.layers) != 1 else "")
     took = f" in {seconds:.1f} s" if seconds is not None else ""
-    return f"{image.platform}: {len(image.layers)} layers, {human(before)} → {human(after)}{took}"
+    return f"{image.platform}: {layers}, {human(before)} → {human(after)}{took}"
 
 
 def _as_json(target: Location, conversion: Conversion, seconds: float) -> dict[str, Any]:

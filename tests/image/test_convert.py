@@ -6,13 +6,11 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from snapshotter.cli.main import main
 from snapshotter.errors import (
     BlobMissing,
     ConfigError,
@@ -25,37 +23,12 @@ from snapshotter.errors import (
 )
 from tests.doubles.registry import LoopbackRegistry
 from tests.format.tars import entry, folder, hard_link, listing, symlink, tar
-from tests.image.images import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Image, Layout, sha256, write_layout
+from tests.image.converting import LOWER, TOC_DIGEST, UPPER, index_of, run
+from tests.image.images import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Image, Layout, sha256
 
-TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 UNCOMPRESSED = "io.containers.estargz.uncompressed-size"
 OURS = ("stargz.index.json", ".prefetch.landmark", ".no.prefetch.landmark")
-LOWER = tar(folder("etc"), entry("etc/passwd", b"root:x:0:0"), folder("tmp", mode=0o1777), entry("old", b"1"))
-UPPER = tar(folder("usr"), entry("usr/sh", b"#!" * 4000), hard_link("usr/bash", "usr/sh"), entry(".wh.old"))
-
-
-def run(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["image", "convert", *map(str, arguments)])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A scratch directory, which every conversion must leave empty; no credentials of the machine."""
-    path = tmp_path / "scratch"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    yield path
-    assert list(path.iterdir()) == []
-
-
-@pytest.fixture
-def registry() -> Iterator[LoopbackRegistry]:
-    with LoopbackRegistry() as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 def landmark_order(blob: bytes) -> list[str]:
@@ -178,22 +151,6 @@ def test_layer_that_a_toc_cannot_describe_stays_as_it_is(
     assert layout.blob(kept["digest"]) == source.blobs[kept["digest"]]
     assert layout.config(layout.top())["rootfs"]["diff_ids"][1] == sha256(odd)
     assert TOC_DIGEST in layers[2]["annotations"]
-
-
-def index_of(path: Path, **images: Image) -> str:
-    """A layout with an index: keywords are architectures."""
-    blobs: dict[str, bytes] = {}
-    children: list[dict[str, Any]] = []
-    for architecture, one in images.items():
-        children.append({**one.manifest(), "platform": {"os": "linux", "architecture": architecture}})
-        blobs |= one.blobs
-    attestation = {"mediaType": OCI_MANIFEST, "digest": sha256(b"{}"), "size": 2}
-    attestation["annotations"] = {"vnd.docker.reference.type": "attestation-manifest"}
-    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*children, attestation]}
-    raw = json.dumps(index).encode()
-    top = {"mediaType": OCI_INDEX, "digest": sha256(raw), "size": len(raw)}
-    write_layout(path, [top], {**blobs, sha256(raw): raw}, "v1")
-    return f"oci:{path}:v1"
 
 
 def test_platform_is_chosen_from_an_index_and_all_platforms_keep_it(

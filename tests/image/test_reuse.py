@@ -1,0 +1,125 @@
+"""`--reuse`: layers that are right already stay, and only those."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.registry import LoopbackRegistry
+from tests.format.tars import entry, folder, tar
+from tests.image.converting import LOWER, TOC_DIGEST, UPPER, run
+from tests.image.images import Image, Layout
+
+pytestmark = pytest.mark.usefixtures("scratch")
+
+
+def manifest_of(path: Path, name: str) -> dict[str, Any]:
+    return Layout(path).top(name)
+
+
+def with_layers(path: Path, name: str, layers: list[dict[str, Any]]) -> str:
+    """The image `name` of a layout once more, its manifest naming these layers; what the command line calls it."""
+    layout = Layout(path)
+    manifest = layout.top(name)
+    image = Image()
+    image.document = {**manifest, "layers": layers}
+    for one in (manifest["config"], *layers):
+        image.blobs[one["digest"]] = layout.blob(one["digest"])
+    return image.lay_out(path.parent / "edited")
+
+
+def test_layers_that_are_right_stay_however_they_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Image(LOWER, UPPER).lay_out(tmp_path / "a")
+    assert run(source, f"oci:{tmp_path}/b:one", "--chunk-size", "4KiB") == 0
+    assert run(f"oci:{tmp_path}/b:one", f"oci:{tmp_path}/b:two", "--reuse") == 0
+    assert "left as it is" in capsys.readouterr().err
+    assert run(f"oci:{tmp_path}/b:one", f"oci:{tmp_path}/b:three") == 0
+    one, two, three = (manifest_of(tmp_path / "b", name) for name in ("one", "two", "three"))
+    assert two == one
+    assert three["layers"] != one["layers"]
+
+
+def test_new_layer_above_those_that_stay_knows_their_directories(tmp_path: Path) -> None:
+    base = tar(folder("tmp", mode=0o1777, uid=5))
+    assert run(Image(base).lay_out(tmp_path / "a"), f"oci:{tmp_path}/b:one") == 0
+    lazy = manifest_of(tmp_path / "b", "one")["layers"][0]
+    built = Image(base, tar(entry("tmp/a", b"1")))
+    config = json.loads(built.blobs[built.document["config"]["digest"]])
+    config["rootfs"]["diff_ids"][0] = Layout(tmp_path / "b").config(manifest_of(tmp_path / "b", "one"))["rootfs"][
+        "diff_ids"
+    ][0]
+    built.document["config"] = built.add(json.dumps(config).encode(), built.document["config"]["mediaType"])
+    built.document["layers"][0] = lazy
+    built.blobs[lazy["digest"]] = Layout(tmp_path / "b").blob(lazy["digest"])
+    assert run(built.lay_out(tmp_path / "c"), f"oci:{tmp_path}/d:reused", "--reuse") == 0
+    assert run(built.lay_out(tmp_path / "c"), f"oci:{tmp_path}/d:anew") == 0
+    assert manifest_of(tmp_path / "d", "reused") == manifest_of(tmp_path / "d", "anew")
+
+
+def test_nothing_but_ends_of_layers_is_read_when_all_of_them_stay(registry: LoopbackRegistry, tmp_path: Path) -> None:
+    bulk = tar(*(entry(f"f{number}", bytes([number]) * 50_000) for number in range(200)))
+    source = Image(LOWER, bulk).lay_out(tmp_path / "a")
+    assert run(source, registry.reference(":lazy"), "--level", "1") == 0
+    large = [digest for digest, data in registry.blobs.items() if len(data) > 2000]
+    before = len(registry.requests)
+    assert run(registry.reference(":lazy"), registry.reference(":again"), "--reuse") == 0
+    later = registry.requests[before:]
+    assert [one.path for one in later if one.method == "PUT"] == [f"/v2/{registry.repository}/manifests/again"]
+    asked = [one for one in later if one.method == "GET" and one.path.endswith(tuple(large))]
+    assert asked != []
+    assert all(one.range is not None for one in asked)
+    assert registry.manifests[registry.repository, "again"] == registry.manifests[registry.repository, "lazy"]
+
+
+def test_layer_without_annotation_gets_it_and_stays(tmp_path: Path) -> None:
+    source = Image(LOWER, UPPER).lay_out(tmp_path / "a")
+    assert run(source, f"oci:{tmp_path}/b:one") == 0
+    layers = manifest_of(tmp_path / "b", "one")["layers"]
+    bare = [{key: value for key, value in one.items() if key != "annotations"} for one in layers]
+    assert run(with_layers(tmp_path / "b", "one", bare), f"oci:{tmp_path}/b:two", "--reuse") == 0
+    again = manifest_of(tmp_path / "b", "two")["layers"]
+    assert [one["digest"] for one in again] == [one["digest"] for one in layers]
+    assert [one["annotations"][TOC_DIGEST] for one in again] == [one["annotations"][TOC_DIGEST] for one in layers]
+
+
+def test_layer_whose_annotation_lies_is_converted_anew(tmp_path: Path) -> None:
+    source = Image(LOWER, UPPER).lay_out(tmp_path / "a")
+    assert run(source, f"oci:{tmp_path}/b:one", "--level", "1") == 0
+    layers = manifest_of(tmp_path / "b", "one")["layers"]
+    lying = [{**one, "annotations": {TOC_DIGEST: f"sha256:{'0' * 64}"}} for one in layers]
+    assert run(with_layers(tmp_path / "b", "one", lying), f"oci:{tmp_path}/b:two", "--reuse") == 0
+    again = manifest_of(tmp_path / "b", "two")["layers"]
+    assert [one["annotations"][TOC_DIGEST] for one in again] != [f"sha256:{'0' * 64}"] * 2
+
+
+def test_ordinary_layers_are_converted_beside_those_that_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Image(LOWER, UPPER)
+    assert run(source.lay_out(tmp_path / "a"), f"oci:{tmp_path}/b:one", "--level", "1") == 0
+    done = manifest_of(tmp_path / "b", "one")
+    config = Layout(tmp_path / "b").config(done)
+    config["rootfs"]["diff_ids"][1] = json.loads(source.blobs[source.document["config"]["digest"]])["rootfs"][
+        "diff_ids"
+    ][1]
+    mixed = Image()
+    mixed.document = {
+        **done,
+        "config": mixed.add(json.dumps(config).encode(), done["config"]["mediaType"]),
+        "layers": [done["layers"][0], source.document["layers"][1]],
+    }
+    mixed.blobs |= source.blobs | {one["digest"]: Layout(tmp_path / "b").blob(one["digest"]) for one in done["layers"]}
+    assert run(mixed.lay_out(tmp_path / "c"), f"oci:{tmp_path}/b:two", "--reuse", "--json") == 0
+    told = json.loads(capsys.readouterr().out.partition("\n")[2])["images"][0]["layers"]
+    assert [one["reused"] for one in told] == [True, False]
+    two = manifest_of(tmp_path / "b", "two")["layers"]
+    assert two[0] == done["layers"][0]
+    assert TOC_DIGEST in two[1]["annotations"]
+
+
+def test_layers_in_the_other_format_are_converted(tmp_path: Path) -> None:
+    source = Image(LOWER, UPPER).lay_out(tmp_path / "a")
+    assert run(source, f"oci:{tmp_path}/b:one") == 0
+    assert run(f"oci:{tmp_path}/b:one", f"oci:{tmp_path}/b:two", "--reuse", "--zstdchunked") == 0
+    assert all(one["mediaType"].endswith("+zstd") for one in manifest_of(tmp_path / "b", "two")["layers"])

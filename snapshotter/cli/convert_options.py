@@ -69,8 +69,9 @@ _LAYERS = (
         "--level",
         type=click.IntRange(1, max(GZIP_LEVELS.most, ZSTD_LEVELS.most)),
         metavar="N",
-        help=f"How hard to compress: gzip {GZIP_LEVELS.least} to {GZIP_LEVELS.most}, else {GZIP_LEVELS.default}, which "
-        f"makes less than gzip -9 does; zstd {ZSTD_LEVELS.least} to {ZSTD_LEVELS.most}, else {ZSTD_LEVELS.default}.",
+        help=f"How hard to compress. gzip: {GZIP_LEVELS.least} to {GZIP_LEVELS.most}, {GZIP_LEVELS.default} if not given, "
+        f"which makes less than gzip -9 does. zstd: {ZSTD_LEVELS.least} to {ZSTD_LEVELS.most}, {ZSTD_LEVELS.default} if "
+        "not given.",
     ),
     click.option(
         "--chunk-size",

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 from snapshotter.cli.show import human, print_json, printable
 from snapshotter.image.convert.conversion import Conversion, ConvertedImage
@@ -16,6 +17,16 @@ from snapshotter.image.convert.layers import ConvertedLayer, Watcher
 from snapshotter.image.places.ends import OnProgress
 from snapshotter.image.places.location import Location, with_suffix
 from snapshotter.layer.opening import EXTERNAL_SUFFIX
+
+
+class _Moved(ProgressColumn):
+    """How much is done, of how much if that is known, and how fast it goes."""
+
+    def render(self, task: Task) -> Text:
+        """Sizes and rate in the units of all our tables."""
+        whole = f" of {human(int(task.total))}" if task.total is not None else ""
+        rate = f", {human(int(task.speed))}/s" if task.speed is not None else ""
+        return Text(f"{human(int(task.completed))}{whole}{rate}")
 
 
 class _Shown:
@@ -27,7 +38,7 @@ class _Shown:
         self._lock = threading.Lock()  # guards the order of lines on standard error
 
     @contextmanager
-    def working(self, what: str, total: int) -> Iterator[OnProgress]:
+    def working(self, what: str, total: int | None) -> Iterator[OnProgress]:
         """Show a bar while the block runs."""
         if self._bars is None:
             yield lambda _size: None
@@ -57,7 +68,7 @@ def watching(*, quiet: bool) -> Iterator[Watcher]:
     if quiet or not sys.stderr.isatty():
         yield _Shown(None, quiet=quiet)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), _Moved())
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
     with Progress(*columns, console=console, transient=True) as bars:
         yield _Shown(bars, quiet=False)

@@ -21,15 +21,15 @@ from snapshotter.image import documents
 from snapshotter.image.convert.reuse import Table, entries_of, table_in, vouched_table
 from snapshotter.image.convert.tree import ImageTree
 from snapshotter.image.places.disk import disk_errors
-from snapshotter.image.places.ends import OnProgress, Source, Target, unheard
+from snapshotter.image.places.ends import OnProgress, Source, Target
 from snapshotter.registry.manifest import Descriptor
 
 
 class Watcher(Protocol):
     """Whoever wants to see how far the work is. Called from any thread."""
 
-    def working(self, what: str, total: int) -> AbstractContextManager[OnProgress]:
-        """A piece of work of about `total` bytes is done while the block runs."""
+    def working(self, what: str, total: int | None) -> AbstractContextManager[OnProgress]:
+        """A piece of work of about `total` bytes, None if nobody knows, is done while the block runs."""
 
     def layer_done(self, number: int, count: int, layer: "ConvertedLayer", *, stored: bool) -> None:
         """Layer `number` of `count` is at the target; `stored`: it was not there before."""
@@ -126,7 +126,8 @@ class Workshop:
                 return
         await self._fetch_blob(number, work, source)
         work.tar = scratch / "plain.tar"
-        await trio.to_thread.run_sync(self._unpack, work)
+        with self._watcher.working(f"unpack layer {number}", None) as advance:
+            await trio.to_thread.run_sync(self._unpack, work, advance)
 
     async def write(self, number: int, work: LayerWork, prioritised: Sequence[str]) -> ConvertedLayer:
         """Write a layer into the scratch directory, unless it stays as it is; what becomes of it."""
@@ -172,11 +173,11 @@ class Workshop:
             work.blob = await source.blob_file(work.source, self._scratch / str(number), advance)
         return work.blob
 
-    def _unpack(self, work: LayerWork) -> None:
+    def _unpack(self, work: LayerWork, advance: OnProgress) -> None:
         if work.blob is None:
             return
         with disk_errors(work.tar), work.blob.open("rb") as blob, work.tar.open("w+b") as tar:
-            diff_id = copy_plain(blob, tar, _cancellable(unheard))
+            diff_id = copy_plain(blob, tar, _cancellable(advance))
             if diff_id != work.diff_id:
                 raise IntegrityError(
                     f"layer {work.source.digest} unpacks to {diff_id}, but the image's config says {work.diff_id}"

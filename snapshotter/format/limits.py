@@ -170,8 +170,8 @@ ELSEWHERE = (
         "Registries of which it is remembered what their hosts.toml says.",
     ),
     Elsewhere(Sender.SITE, "registry.helper_program", "ANSWER_MAX", "What a credential helper prints."),
-    Elsewhere(Sender.CONVERTER, "image.ends", "DOCUMENT_MAX", "A configuration or manifest."),
+    Elsewhere(Sender.CONVERTER, "image.places.ends", "DOCUMENT_MAX", "A configuration or manifest."),
     Elsewhere(Sender.CONVERTER, "format.tar_entries", "_EXTENSION_MAX", "An extension header of a tar."),
-    Elsewhere(Sender.CONVERTER, "image.convert", "_INDEX_DEPTH", "Indexes inside of indexes that are followed."),
+    Elsewhere(Sender.CONVERTER, "image.convert.selection", "_INDEX_DEPTH", "Indexes inside of indexes that are followed."),
 )
 """The rest of the table."""

@@ -3,7 +3,7 @@
 Source: OCI Image Specification 1.1, layer.md, "Whiteouts".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from snapshotter.errors import NotLazy, Reason
@@ -62,6 +62,15 @@ class ImageTree:
             if _hides(layer, name):
                 return None
         return None
+
+    def names(self) -> Iterator[str]:
+        """The names of everything that a container sees but directories, in no particular order."""
+        seen = {name for layer in self._layers if layer for name in layer}
+        for name in seen:
+            found = self.find(name)
+            hides = name.rpartition("/")[2].startswith(WHITEOUT)
+            if found is not None and found[1].type is not EntryType.DIR and not hides:
+                yield name
 
     def follow(self, name: str) -> tuple[list[tuple[int, str]], bool]:
         """Return every link and at last the entry that opening `name` passes, and whether it ended at an entry."""

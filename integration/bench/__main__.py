@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from integration.bench import asking, large, pulling, reading, sharing, starting, taking_over
+from integration.bench import asking, converting, large, pulling, reading, sharing, starting, taking_over
 from integration.bench.figure import Figure
 from integration.harness.node import running_registry
 from integration.harness.scratch import termination_unwinds
@@ -35,6 +35,9 @@ FIGURES = {
     "entries": large.entries,
     "filling": large.filling,
     "image": large.image,
+    "convert": converting.estargz,
+    "convert-zstd": converting.zstd_chunked,
+    "convert-memory": converting.memory,
     "fuse-sequential": reading.fuse_sequential,
     "fuse-listing": reading.fuse_listing,
     "fuse-opening": reading.fuse_opening,

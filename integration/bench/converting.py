@@ -1,0 +1,169 @@
+"""Figures of converting: time and size against another tool, and memory for a very large layer."""
+
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from integration.bench.figure import BUILD, Figure
+from integration.bench.turns import in_turns
+from integration.harness.containerd import Ctr, run
+from integration.harness.daemon import SNAPSHOTTER
+from integration.harness.node import WHOLE, node
+from integration.harness.registry import Registry
+from integration.harness.scratch import scratch
+from integration.images.debian import bulky_image, debian_image
+
+ROUNDS = 3
+MOST_TIME = {"gzip": 0.25, "zstd:chunked": 0.5}
+OPTIONS = {"gzip": (), "zstd:chunked": ("--zstdchunked",)}
+MOST_SIZE = 1.02
+MOST_MEMORY = 300_000_000
+LOOK_S = 0.02
+ITS_TARGET = "bench.invalid/converted:by-the-other"
+
+
+@dataclass
+class Converted:
+    """What one tool needed in each round, and what came out, which is the same each time."""
+
+    processor_s: list[float]
+    size: int = 0
+
+
+def estargz(registry: Registry) -> Figure:
+    """Convert a Debian image to gzip members, each tool at its default level."""
+    return _against(registry, "gzip")
+
+
+def zstd_chunked(registry: Registry) -> Figure:
+    """The same to zstd frames."""
+    return _against(registry, "zstd:chunked")
+
+
+def memory(registry: Registry) -> Figure:
+    """Convert an image of one layer of 2 GB from a registry to it, and look at the largest resident sets meanwhile."""
+    image = bulky_image(BUILD / "bulky")
+    with registry.client() as client:
+        image.push(client, "bulky:plain")
+    source, target = f"{registry.host}/bulky:plain", f"{registry.host}/bulky:lazy"
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [*SNAPSHOTTER, "image", "convert", "--json", source, target], stdout=subprocess.DEVNULL
+    ) as convert:
+        peak = _peak(convert)
+    if convert.returncode:
+        message = f"converting {source} ended with {convert.returncode}"
+        raise RuntimeError(message)
+    return Figure(
+        f"peak memory of converting a layer of {image.unpacked / 1e9:.1f} GB, all processes",
+        f"< {MOST_MEMORY / 1e6:.0f} MB",
+        f"{peak / 1e6:.0f} MB",
+        peak < MOST_MEMORY,
+        f"{time.perf_counter() - began:.0f} s on {len(os.sched_getaffinity(0))} processors",
+    )
+
+
+def _against(registry: Registry, form: str) -> Figure:
+    """Both tools from and to a local store that addresses blobs by their content, on the same disk.
+
+    The other one knows none but containerd's; ours takes an OCI layout with the same blobs. Both sync what they write.
+    """
+    image = debian_image(BUILD / "debian")
+    name = f"{registry.host}/debian:plain"
+    with registry.client() as client:
+        image.push(client, "debian:plain")
+    ours, theirs = Converted([]), Converted([])
+    with scratch() as place, node(registry, snapshotter=WHOLE) as whole:
+        layout = place / "layout"
+        run(["skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{name}", f"oci:{layout}:plain"])
+        ctr_remote = whole.ctr(program="ctr-remote")
+        ctr_remote("content", "fetch", "--plain-http", name)
+        runs = (
+            partial(_convert, layout, place / "converted", OPTIONS[form], ours),
+            partial(_convert_elsewhere, ctr_remote, name, OPTIONS[form], theirs),
+        )
+        mine, others = (statistics.median(one) for one in in_turns(runs, rounds=ROUNDS))
+    time_ratio, size_ratio = mine / others, ours.size / theirs.size
+    processor = [statistics.median(one.processor_s) for one in (ours, theirs)]
+    return Figure(
+        f"convert {image.unpacked / 1e6:.0f} MB of Debian in two layers to {form} at the default level, "
+        "against ctr-remote: time, size",
+        f"≤ {MOST_TIME[form]} ×, ≤ {MOST_SIZE} ×",
+        f"{time_ratio:.2f} ×, {size_ratio:.3f} ×",
+        time_ratio <= MOST_TIME[form] and size_ratio <= MOST_SIZE,
+        f"{mine:.1f} s and {others:.1f} s, of processors {processor[0]:.1f} s and {processor[1]:.1f} s; "
+        f"{ours.size / 1e6:.1f} MB and {theirs.size / 1e6:.1f} MB; {ROUNDS} rounds",
+    )
+
+
+def _convert(layout: Path, target: Path, options: Sequence[str], result: Converted) -> float:
+    command = [*SNAPSHOTTER, "image", "convert", "--json", *options, f"oci:{layout}:plain", f"oci:{target}:lazy"]
+    with _processor(result):
+        began = time.perf_counter()
+        output = run(command)
+        took = time.perf_counter() - began
+    result.size = sum(layer["size"] for layer in json.loads(output)["images"][0]["layers"])
+    shutil.rmtree(target)
+    return took
+
+
+def _convert_elsewhere(ctr_remote: Ctr, name: str, options: Sequence[str], result: Converted) -> float:
+    with _processor(result):
+        began = time.perf_counter()
+        ctr_remote("images", "optimize", "--no-optimize", "--oci", *options, name, ITS_TARGET)
+        took = time.perf_counter() - began
+    digest = next(line.split()[2] for line in ctr_remote("images", "ls").splitlines() if line.startswith(ITS_TARGET))
+    manifest = json.loads(ctr_remote("content", "get", digest))
+    result.size = sum(layer["size"] for layer in manifest["layers"])
+    # The next round must not find the blobs.
+    ctr_remote("images", "rm", "--sync", ITS_TARGET)
+    return took
+
+
+@contextmanager
+def _processor(result: Converted) -> Iterator[None]:
+    """Note what processor time the programs took that were run in the block."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    yield
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result.processor_s.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+
+
+def _peak(process: "subprocess.Popen[bytes]") -> int:
+    """Sum of the largest resident sets of a process and all that it started, until it ends."""
+    peaks: dict[int, int] = {}
+    while process.poll() is None:
+        for pid in _family(process.pid):
+            peaks[pid] = max(peaks.get(pid, 0), _high_water(pid))
+        time.sleep(LOOK_S)
+    return sum(peaks.values())
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all below it. Source: proc(5), /proc/pid/task/tid/children."""
+    found = [pid]
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = tasks.read_text().split()
+        except OSError:  # the thread has ended
+            continue
+        found += [one for child in children for one in _family(int(child))]
+    return found
+
+
+def _high_water(pid: int) -> int:
+    """Source: proc(5), VmHWM in kB; a process that has ended has none."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -165,7 +165,7 @@ def conversion_of(values: Mapping[str, Any]) -> ConvertOptions:
         host=host_platform(platform.machine()),
         platforms=tuple(dict.fromkeys(map(parse_platform, values["platform_texts"]))),
         all_platforms=values["all_platforms"],
-        prefetch=parse_prefetch_list(prefetch.read()) if prefetch else (),
+        prefetch=parse_prefetch_list(prefetch.read()) if prefetch else None,
         reuse=values["reuse"],
         scratch=values["scratch"],
         writer=WriterOptions(

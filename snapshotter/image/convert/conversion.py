@@ -36,7 +36,7 @@ class ConvertOptions:
     host: Platform
     scratch: Path
     writer: WriterOptions
-    prefetch: Sequence[str] = ()
+    prefetch: Sequence[str] | None = None
     platforms: tuple[Platform, ...] = ()
     all_platforms: bool = False
     reuse: bool = False
@@ -128,8 +128,8 @@ async def _convert_image(
         tree = ImageTree()
         for work in works:
             work.join(tree)
-        front, missing = assign(options.prefetch, tree, len(works))
-        if not options.prefetch:
+        front, missing = assign(options.prefetch or (), tree, len(works))
+        if options.prefetch is None:
             front = [work.prefetched for work in works]
         layers = await _write_all(works, front, source, target, workshop)
     raw_config = documents.config_json(config, [layer.diff_id for layer in layers])

@@ -16,8 +16,9 @@ from snapshotter.cli.show import print_json
 from snapshotter.config import RegistryConfig, load
 from snapshotter.containerd.channel import connected
 from snapshotter.containerd.client import Client, checked_namespace
+from snapshotter.containerd.introspection import check_containerd
 from snapshotter.containerd.leases import new_id
-from snapshotter.image.pull.pulling import Pulled, PullRequest, check_containerd, pull
+from snapshotter.image.pull.pulling import Pulled, PullRequest, pull
 from snapshotter.image.pull.rows import Watcher
 from snapshotter.registry.client import Registry
 from snapshotter.registry.platform import host_platform
@@ -96,7 +97,7 @@ def pull_command(
         registry = replace(registry, plain_http=(*registry.plain_http, reference.host))
     client_of = (containerd_address or config.containerd.address, checked_namespace(namespace))
     with connected(client_of[0]) as channel:
-        plugin = check_containerd(channel, client_of[0], snapshotter)
+        plugin = check_containerd(channel, client_of[0], snapshotter)[0]
         told = plugin.exports.get("address")
         request = PullRequest(
             reference=reference,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import grpc
@@ -16,6 +17,9 @@ from snapshotter.errors import ContainerdUnfit
 TIMEOUT_S = 10.0
 
 SNAPSHOTTER_TYPE = "io.containerd.snapshotter.v1"
+
+OLDEST = (1, 6)
+"""The oldest containerd that is supported."""
 
 _NUMBERS = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
 
@@ -71,3 +75,28 @@ def process(channel: grpc.Channel) -> int | None:
     """The process id of containerd; None before 1.7, which does not say. Raises grpc.RpcError."""
     answer = IntrospectionStub(channel).Server(Empty(), timeout=TIMEOUT_S)  # type: ignore[no-untyped-call]
     return int(answer.pid) or None
+
+
+def check_containerd(channel: grpc.Channel, address: Path, name: str) -> list[Plugin]:
+    """The snapshotter plugins that work, `name` first, of a containerd that images can be put into. Blocks.
+
+    Raises:
+        grpc.RpcError: see `channel.calling`.
+        ContainerdUnfit: too old, or without a plugin of this name that works.
+    """
+    found = version(channel)
+    if found[:2] < OLDEST:
+        raise ContainerdUnfit(f"containerd {found} at {address} is too old: update it to 1.6 or later")
+    there = {plugin.id: plugin for plugin in plugins(channel, SNAPSHOTTER_TYPE)}
+    working = sorted(plugin.id for plugin in there.values() if not plugin.failure)
+    if name not in there:
+        raise ContainerdUnfit(
+            f"containerd at {address} has no snapshotter {name} (it has {', '.join(working) or 'none'}): "
+            "run `snapshotter config containerd --write`, restart containerd, and try again"
+        )
+    if there[name].failure:
+        raise ContainerdUnfit(
+            f"containerd at {address} could not load its snapshotter {name}: {there[name].failure}; "
+            "run `snapshotter config containerd --write`, restart containerd, and try again"
+        )
+    return [there[name], *(there[other] for other in working if other != name)]

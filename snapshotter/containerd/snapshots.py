@@ -15,6 +15,7 @@ from snapshotter.api.snapshots_pb2 import (
     PrepareSnapshotRequest,
     RemoveSnapshotRequest,
     StatSnapshotRequest,
+    ViewSnapshotRequest,
 )
 from snapshotter.api.snapshots_pb2_grpc import SnapshotsStub
 from snapshotter.api.version_pb2_grpc import VersionStub
@@ -63,6 +64,12 @@ class Snapshots:
         """
         request = PrepareSnapshotRequest(snapshotter=self.name, key=key, parent=parent, labels=labels)
         answer = await self._call(self._stub.Prepare, request, PREPARE_TIMEOUT_S)
+        return list(answer.mounts)
+
+    async def view(self, key: str, parent: str) -> Sequence[Mount]:
+        """The mounts of a new read-only snapshot of a committed one. Raises ContainerdError: it refused."""
+        request = ViewSnapshotRequest(snapshotter=self.name, key=key, parent=parent)
+        answer = await self._call(self._stub.View, request, PREPARE_TIMEOUT_S)
         return list(answer.mounts)
 
     async def apply(self, blob: Descriptor, mounts: Sequence[Mount]) -> str:

@@ -14,8 +14,9 @@ import trio
 from snapshotter.config import RegistryConfig
 from snapshotter.containerd.channel import connected
 from snapshotter.containerd.client import Client
+from snapshotter.containerd.introspection import check_containerd
 from snapshotter.containerd.leases import new_id
-from snapshotter.image.pull.pulling import Pulled, PullRequest, check_containerd, pull
+from snapshotter.image.pull.pulling import Pulled, PullRequest, pull
 from snapshotter.image.pull.rows import LayerRow
 from snapshotter.registry.client import Registry
 from snapshotter.registry.platform import Platform
@@ -95,7 +96,7 @@ class World:
             "reference": parse_reference(self.registry.reference(suffix)),
             "platform": AMD64,
             "demanded": False,
-            "snapshotter": check_containerd(self.channel, self.address, "estargz"),
+            "snapshotter": check_containerd(self.channel, self.address, "estargz")[0],
             "daemon": None,
             "allow_unverified": False,
         }

@@ -10,15 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import trio
 
 from snapshotter.api.descriptor_pb2 import Descriptor as ContainerdDescriptor
 from snapshotter.containerd import images, ingest, leases
 from snapshotter.containerd.client import Client
-from snapshotter.containerd.introspection import SNAPSHOTTER_TYPE, Plugin, plugins, version
+from snapshotter.containerd.introspection import Plugin
 from snapshotter.containerd.snapshots import Snapshots
-from snapshotter.errors import ContainerdUnfit, SnapshotterError
+from snapshotter.errors import SnapshotterError
 from snapshotter.image.first_error import first_error
 from snapshotter.image.labels import MANAGED, chain_ids, chain_label, children_labels, source_label
 from snapshotter.image.pull.layers import Layers, Places
@@ -30,7 +29,6 @@ from snapshotter.registry.manifest import DOCKER_LIST, OCI_INDEX, Descriptor
 from snapshotter.registry.platform import Platform, compatible
 from snapshotter.registry.reference import Reference
 
-OLDEST = (1, 6)
 CRI_NAMESPACE = "k8s.io"
 
 
@@ -57,31 +55,6 @@ class Pulled:
     platform: Platform
     rows: Sequence[LayerRow]
     seconds: float
-
-
-def check_containerd(channel: grpc.Channel, address: Path, name: str) -> Plugin:
-    """The snapshotter plugin `name` of a containerd that can be pulled into. Blocks.
-
-    Raises:
-        grpc.RpcError: see `channel.calling`.
-        ContainerdUnfit: too old, or without a plugin of this name that works.
-    """
-    found = version(channel)
-    if found[:2] < OLDEST:
-        raise ContainerdUnfit(f"containerd {found} at {address} is too old: update it to 1.6 or later")
-    there = {plugin.id: plugin for plugin in plugins(channel, SNAPSHOTTER_TYPE)}
-    working = sorted(plugin.id for plugin in there.values() if not plugin.failure)
-    if name not in there:
-        raise ContainerdUnfit(
-            f"containerd at {address} has no snapshotter {name} (it has {', '.join(working) or 'none'}): "
-            "run `snapshotter config containerd --write`, restart containerd, and try again"
-        )
-    if there[name].failure:
-        raise ContainerdUnfit(
-            f"containerd at {address} could not load its snapshotter {name}: {there[name].failure}; "
-            "run `snapshotter config containerd --write`, restart containerd, and try again"
-        )
-    return there[name]
 
 
 async def pull(registry: Registry, client: Client, request: PullRequest, watcher: Watcher) -> Pulled:

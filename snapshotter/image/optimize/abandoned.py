@@ -1,0 +1,92 @@
+"""Sample containers whose command was killed: who finds one ends it.
+
+Each carries a mark of the process that answers for it, so that nobody takes one away that is in use.
+"""
+
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from snapshotter.containerd import containers, leases
+from snapshotter.containerd.client import Client
+from snapshotter.containerd.containers import Recorded
+from snapshotter.containerd.snapshots import Snapshots
+from snapshotter.containerd.tasks import Task
+from snapshotter.errors import SnapshotterError
+
+OWNER = "estargz-snapshotter/sample-owner"
+LEASE = "estargz-snapshotter/sample-lease"
+DIRECTORY = "estargz-snapshotter/sample-directory"
+PREFIX = "optimize-"
+"""How the names of directories begin that are deleted when they are found in a label."""
+
+_PROC = Path("/proc")
+_BOOT = _PROC / "sys" / "kernel" / "random" / "boot_id"
+
+
+def labels_of(client: Client, directory: Path) -> dict[str, str]:
+    """The labels of a container that this process answers for."""
+    return {OWNER: own_mark(), LEASE: client.lease, DIRECTORY: str(directory)}
+
+
+def own_mark() -> str:
+    """This process: the boot, its namespace of process ids, its id and when it began."""
+    return f"{_BOOT.read_text().strip()} {os.readlink('/proc/self/ns/pid')} {os.getpid()} {_began(os.getpid())}"
+
+
+def is_gone(mark: str) -> bool:
+    """Whether the process that made a mark is gone for certain; one that cannot be seen from here is not."""
+    words = mark.split(" ")
+    if len(words) != 4 or not words[2].isdigit():
+        return False
+    if words[0] != _BOOT.read_text().strip():
+        return True
+    if words[1] != os.readlink("/proc/self/ns/pid"):
+        return False
+    return _began(int(words[2])) != words[3]
+
+
+async def end_abandoned(client: Client) -> list[str]:
+    """End every sample container of the namespace whose process is gone; their names.
+
+    Raises:
+        ContainerdError: containerd does not say which there are. One that cannot be ended is left for the next time.
+    """
+    ended = []
+    for container in await containers.labelled(client, OWNER):
+        if not is_gone(container.labels[OWNER]):
+            continue
+        try:
+            await _end(client, container)
+        except SnapshotterError:
+            continue
+        ended.append(container.id)
+    return ended
+
+
+async def _end(client: Client, container: Recorded) -> None:
+    task = Task(client, container.id)
+    await task.kill(signal.SIGKILL, everyone=True)
+    await task.delete()
+    await containers.delete(client, container.id)
+    await Snapshots(client, container.snapshotter).remove(container.snapshot_key)
+    lease = container.labels.get(LEASE)
+    if lease:
+        await leases.delete(Client(client.channel, client.address, client.namespace, lease), sync=True)
+    _remove_directory(container.labels)
+
+
+def _remove_directory(labels: Mapping[str, str]) -> None:
+    directory = Path(labels.get(DIRECTORY, ""))
+    if directory.name.startswith(PREFIX) and directory.is_absolute() and not directory.is_symlink():
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _began(pid: int) -> str:
+    """When a process began, in ticks since the boot; "" if there is none. Source: proc_pid_stat(5), field 22."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""

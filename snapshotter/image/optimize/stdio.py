@@ -1,0 +1,152 @@
+"""A container's input and output: FIFOs that containerd's shim opens, carried to and from this process's own streams."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from snapshotter.containerd.tasks import Pipes, Task
+from snapshotter.image.places.disk import disk_errors
+
+_PIECE = 64 << 10
+_LINE_MAX = 1 << 20
+"""How much of a line is kept to look for a text in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Descriptors of this process that a container's streams are carried to and from; `stdin` None: there is no input."""
+
+    stdin: int | None
+    stdout: int
+    stderr: int
+
+
+class LineWatch:
+    """Looks for a text in what passes, line by line; the end of a line need not have come."""
+
+    def __init__(self, text: str) -> None:
+        self.seen = trio.Event()
+        self._text = text.encode()
+        self._line = b""
+
+    def feed(self, data: bytes) -> None:
+        """Look at the next bytes."""
+        if not self._text or self.seen.is_set():
+            return
+        self._line += data
+        if any(self._text in line for line in self._line.split(b"\n")):
+            self.seen.set()
+        self._line = self._line.rpartition(b"\n")[2][-max(_LINE_MAX, len(self._text)) :]
+
+
+@dataclass(slots=True)
+class Stdio:
+    """The FIFOs of one container; usable after `open_stdio`, until `close`."""
+
+    pipes: Pipes
+    _streams: Streams
+    _watch: LineWatch
+    _input: int | None
+    _outputs: dict[int, int]
+    _ended: trio.Event = field(default_factory=trio.Event)
+    _running: int = 0
+
+    def begin(self, nursery: trio.Nursery, task: Task) -> None:
+        """Carry in tasks of `nursery`; `task` is told when there is no more input."""
+        self._running = len(self._outputs)
+        for source, target in self._outputs.items():
+            watch = self._watch.feed if target == self._streams.stdout else _pass
+            nursery.start_soon(self._carry_out, source, target, watch)
+        if self._input is not None and self._streams.stdin is not None:
+            nursery.start_soon(self._carry_in, self._streams.stdin, self._input, task)
+
+    async def drained(self) -> None:
+        """Return when all that the container wrote has been passed on; the shim closes its ends at the task's deletion."""
+        await self._ended.wait()
+
+    def close(self) -> None:
+        """Close our ends."""
+        for fd in (*self._outputs, *([] if self._input is None else [self._input])):
+            os.close(fd)
+        self._outputs, self._input = {}, None
+
+    async def _carry_out(self, source: int, target: int, watch: Callable[[bytes], None]) -> None:
+        shown = True
+        while True:
+            await trio.lowlevel.wait_readable(source)
+            try:
+                data = os.read(source, _PIECE)
+            except BlockingIOError:
+                continue
+            if not data:
+                break
+            watch(data)
+            # The container's files are what this is about; nobody has to look at its words.
+            shown = shown and await trio.to_thread.run_sync(_shown, target, data, abandon_on_cancel=True)
+        self._running -= 1
+        if not self._running:
+            self._ended.set()
+
+    async def _carry_in(self, source: int, target: int, task: Task) -> None:
+        while data := await _read(source):
+            while data:
+                await trio.lowlevel.wait_writable(target)
+                with suppress(BlockingIOError):
+                    data = data[os.write(target, data) :]
+        os.close(target)
+        self._input = None
+        await task.close_stdin()
+
+
+def open_stdio(place: Path, streams: Streams, watch: LineWatch, *, terminal: bool) -> Stdio:
+    """Make FIFOs in the directory `place` and open our ends of them, so that neither side waits for the other.
+
+    Raises:
+        StoreError: no room, or no FIFOs there.
+    """
+    names = {"stdout": streams.stdout} if terminal else {"stdout": streams.stdout, "stderr": streams.stderr}
+    outputs: dict[int, int] = {}
+    source: int | None = None
+    with disk_errors(place):
+        for name, target in names.items():
+            os.mkfifo(place / name, 0o600)
+            outputs[os.open(place / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)] = target
+        if streams.stdin is not None:
+            os.mkfifo(place / "stdin", 0o600)
+            # For reading as well: for writing alone it cannot be opened before somebody reads.
+            source = os.open(place / "stdin", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    pipes = Pipes(
+        stdin=str(place / "stdin") if source is not None else "",
+        stdout=str(place / "stdout"),
+        stderr="" if terminal else str(place / "stderr"),
+        terminal=terminal,
+    )
+    return Stdio(pipes, streams, watch, source, outputs)
+
+
+async def _read(source: int) -> bytes:
+    """The next bytes of our input, b"" at its end. Its mode is left alone: others share it."""
+    with suppress(PermissionError):  # a file, which never makes anybody wait
+        await trio.lowlevel.wait_readable(source)
+    try:
+        return await trio.to_thread.run_sync(os.read, source, _PIECE, abandon_on_cancel=True)
+    except OSError:
+        return b""  # a terminal whose other end is gone
+
+
+def _shown(target: int, data: bytes) -> bool:
+    """Write it all; False where nobody takes it any more."""
+    try:
+        while data:
+            data = data[os.write(target, data) :]
+    except OSError:
+        return False
+    return True
+
+
+def _pass(data: bytes) -> None:
+    """Look for nothing."""

@@ -11,10 +11,11 @@ from snapshotter.format.writer.write import WrittenLayer
 from snapshotter.registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor
 
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 
-_CONFIGS = (OCI_CONFIG, "application/vnd.docker.container.image.v1+json")
+CONFIGS = (OCI_CONFIG, DOCKER_CONFIG)
 _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 OCI_LAYER_GZIP = _OCI_LAYER + "+gzip"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
@@ -48,7 +49,7 @@ def parse_config(raw: bytes, descriptor: Descriptor, layer_count: int) -> ImageC
     Raises:
         FormatError: not the configuration of a container image with that many layers.
     """
-    if descriptor.media_type not in _CONFIGS:
+    if descriptor.media_type not in CONFIGS:
         raise FormatError(f"the config is {descriptor.media_type}: this is not a container image, and has no layers")
     try:
         document = json.loads(raw)

@@ -287,7 +287,7 @@ def test_failed_conversion_keeps_the_image_that_had_the_name(tmp_path: Path) -> 
         (("oci:{tmp}/nothing", "oci:{tmp}/b"), NotFound.exit_code),
         (("oci:{tmp}/a:other", "oci:{tmp}/b"), NotFound.exit_code),
         (("oci:", "oci:{tmp}/b"), ConfigError.exit_code),
-        (("docker-archive:x.tar", "oci:{tmp}/b"), ConfigError.exit_code),
+        (("docker-daemon:x:latest", "oci:{tmp}/b"), ConfigError.exit_code),
         (("oci:{tmp}/a:v1", "127.0.0.1:1/x@sha256:" + "0" * 64), ConfigError.exit_code),
         (("oci:{tmp}/a:v1", "127.0.0.1:1/Case"), ConfigError.exit_code),
         (("oci:{tmp}/a:v1", "oci:{tmp}/b", "--platform", "amd64"), ConfigError.exit_code),

@@ -1,11 +1,20 @@
-"""Where errors of the file system get names."""
+"""Where errors of the file system get names, and files appear whole or not at all."""
 
 import errno
-from collections.abc import Iterator
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from snapshotter.errors import NotFound, StoreError, StoreFull
+import trio
+
+from snapshotter.errors import FormatError, NotFound, StoreError, StoreFull
+
+PIECE = 1 << 20
 
 
 @contextmanager
@@ -25,3 +34,78 @@ def disk_errors(path: Path) -> Iterator[None]:
         if fault.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(f"no room left at {fault.filename or path}; free some, or use another directory") from fault
         raise StoreError(f"{fault.filename or path}: {fault.strerror or fault}") from fault
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file to be read; what else has its name, such as a pipe, is refused instead of waited for."""
+    with disk_errors(path):
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (it is the caller's)
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+        raise StoreError(f"{path} is not a file")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file while it is read, and the errors of reading it."""
+    with open_file(path) as file, disk_errors(path):
+        yield file
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the name `path` when the block ends well, and is gone when it does not."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as out:
+        try:
+            yield out  # type: ignore[misc]
+            out.flush()
+            os.fchmod(out.fileno(), 0o644)
+            os.fsync(out.fileno())
+            os.replace(out.name, path)
+        except BaseException:
+            os.unlink(out.name)
+            raise
+
+
+def pieces_of(file: BinaryIO, on_progress: Callable[[int], None]) -> Iterator[bytes]:
+    """The rest of a file; the work of a thread ends here when the task that waits for it is cancelled."""
+    while piece := file.read(PIECE):
+        trio.from_thread.check_cancelled()
+        yield piece
+        on_progress(len(piece))
+
+
+def copy_exactly(
+    content: Path | bytes, size: int, write: Callable[[bytes], object], on_progress: Callable[[int], None]
+) -> None:
+    """Hand all of `content` to `write`, piece by piece.
+
+    Raises:
+        FormatError: it has not `size` bytes.
+    """
+    copied = 0
+    if isinstance(content, bytes):
+        write(content)
+        copied = len(content)
+        on_progress(copied)
+    else:
+        with opened(content) as source:
+            for piece in pieces_of(source, on_progress):
+                copied += len(piece)
+                write(piece)
+    if copied != size:
+        raise FormatError(f"a blob has {copied} bytes and was announced with {size}; it changed meanwhile, try again")
+
+
+def digest_of(file: BinaryIO, on_progress: Callable[[int], None]) -> tuple[str, int]:
+    """Digest and size of the rest of a file."""
+    whole, size = hashlib.sha256(), 0
+    for piece in pieces_of(file, on_progress):
+        whole.update(piece)
+        size += len(piece)
+    return f"sha256:{whole.hexdigest()}", size
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)

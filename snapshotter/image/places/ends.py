@@ -1,9 +1,11 @@
 """What converting asks of the place an image comes from, and of the place it goes to."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from snapshotter.errors import FormatError, IntegrityError
 from snapshotter.registry.manifest import Descriptor, Manifest
 
 DOCUMENT_MAX = 8 << 20
@@ -51,3 +53,18 @@ class Target(Protocol):
 
     async def name_image(self, raw: bytes, descriptor: Descriptor, suffix: str = "") -> None:
         """Store the manifest or index `raw` and give it the location's name, with `suffix` behind its tag."""
+
+
+async def checked_document(source: Source, descriptor: Descriptor, where: str) -> bytes:
+    """A small blob of `source`, checked against its digest. `where` names the source in errors.
+
+    Raises:
+        FormatError: it is not small.
+        IntegrityError: it has another digest.
+    """
+    if descriptor.size > DOCUMENT_MAX:
+        raise FormatError(f"{descriptor.digest} in {where} has {descriptor.size} bytes; the limit is 8 MiB")
+    raw = await source.read_range(descriptor, 0, descriptor.size)
+    if f"sha256:{hashlib.sha256(raw).hexdigest()}" != descriptor.digest:
+        raise IntegrityError(f"{descriptor.digest} in {where} does not have that digest; copy the image there again")
+    return raw

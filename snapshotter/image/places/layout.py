@@ -4,27 +4,19 @@ Source: OCI Image Specification 1.1, image-layout.md; names of images as skopeo 
 """
 
 import fcntl
-import hashlib
-import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import trio
 
 from snapshotter.errors import BlobMissing, FormatError, IntegrityError, NotFound
-from snapshotter.image.documents import descriptor_json
-from snapshotter.image.places.disk import disk_errors
-from snapshotter.image.places.ends import DOCUMENT_MAX, OnProgress, unheard
-from snapshotter.image.places.location import LayoutLocation, with_suffix
-from snapshotter.registry.manifest import OCI_INDEX, Descriptor, ImageIndex, Manifest, parse_manifest
-
-_NAME = "org.opencontainers.image.ref.name"
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
-_PIECE = 1 << 20
+from snapshotter.image.places import layout_index
+from snapshotter.image.places.disk import copy_exactly, digest_of, disk_errors, opened, replacing
+from snapshotter.image.places.ends import DOCUMENT_MAX, OnProgress, checked_document, unheard
+from snapshotter.image.places.location import LayoutLocation
+from snapshotter.registry.manifest import Descriptor, Manifest
 
 
 class OciLayout:
@@ -47,10 +39,7 @@ class OciLayout:
 
     async def document(self, descriptor: Descriptor) -> bytes:
         """Return a small blob, checked against its digest."""
-        if descriptor.size > DOCUMENT_MAX:
-            raise FormatError(f"{descriptor.digest} in {self._path} has {descriptor.size} bytes; the limit is 8 MiB")
-        path = await trio.to_thread.run_sync(self._verified, descriptor, unheard)
-        return await trio.to_thread.run_sync(path.read_bytes)
+        return await checked_document(self, descriptor, str(self._path))
 
     async def blob_file(self, descriptor: Descriptor, scratch: Path, on_progress: OnProgress) -> Path:  # noqa: ARG002
         """Return the layout's own file, checked against its digest; `scratch` is not needed."""
@@ -66,7 +55,7 @@ class OciLayout:
         return await trio.to_thread.run_sync(self._part, descriptor, start, size)
 
     async def adopt(self, descriptor: Descriptor) -> bool:
-        """Whether the layout has the blob."""
+        """Whether the layout has the blob, undamaged."""
         return await trio.to_thread.run_sync(self._has, descriptor)
 
     async def put_blob(self, descriptor: Descriptor, content: Path | bytes, on_progress: OnProgress = unheard) -> bool:
@@ -79,53 +68,40 @@ class OciLayout:
 
     async def name_image(self, raw: bytes, descriptor: Descriptor, suffix: str = "") -> None:
         """Store the manifest, then replace the index; another image of the same name loses it."""
-        named = with_suffix(self._location, suffix)
+        named = self._location.suffixed(suffix)
         await self.put_blob(descriptor, raw)
-        await trio.to_thread.run_sync(self._enter, descriptor, named.tag if isinstance(named, LayoutLocation) else None)
+        await trio.to_thread.run_sync(self._enter, descriptor, named.tag)
 
     def _blob(self, digest: str) -> Path:
-        return self._path / "blobs" / "sha256" / digest.removeprefix("sha256:")
+        return self._path / layout_index.blob_name(digest)
 
     def _named(self) -> Descriptor:
         """The index entry that the location means."""
-        entries = self._entries(must_exist=True)
-        tag = self._location.tag
-        found = [entry for entry in entries if tag is None or _name_of(entry) == tag]
-        if len(found) != 1:
-            names = ", ".join(sorted({_name_of(entry) or "(unnamed)" for entry in entries})[:20]) or "none"
-            wanted = f"one image named {tag!r}" if tag else "exactly one image; append :TAG"
-            raise NotFound(f"{self._path}: expected {wanted}; the layout has: {names}")
-        # The entry has a descriptor's form; as the only one of an index our parser checks it.
-        index = parse_manifest(json.dumps({"schemaVersion": 2, "manifests": found}).encode(), OCI_INDEX)
-        if not isinstance(index, ImageIndex):
-            raise FormatError(f"{self._path}/index.json is not the index of an OCI layout")
-        return index.manifests[0]
-
-    def _entries(self, *, must_exist: bool) -> list[dict[str, Any]]:
-        path = self._path / "index.json"
         try:
-            with disk_errors(path):
-                document = json.loads(path.read_bytes())
+            entries = self._entries()
         except NotFound:
-            if must_exist:
-                raise NotFound(f"{self._path} is no OCI layout: it has no index.json") from None
-            return []
-        except (ValueError, RecursionError) as fault:
-            raise FormatError(f"{path} is not JSON: {fault}") from None
-        entries = document.get("manifests") if isinstance(document, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise FormatError(f"{path} is not the index of an OCI layout")
-        return entries
+            raise NotFound(f"{self._path} is no OCI layout: it has no {layout_index.INDEX}") from None
+        return layout_index.choose(entries, self._location.tag, str(self._path))
+
+    def _entries(self) -> list[layout_index.Entry]:
+        with opened(self._path / layout_index.INDEX) as file:
+            raw = file.read(DOCUMENT_MAX + 1)
+        if len(raw) > DOCUMENT_MAX:
+            raise FormatError(f"{self._path / layout_index.INDEX} is larger than 8 MiB")
+        return layout_index.parse_entries(raw, str(self._path))
 
     def _has(self, descriptor: Descriptor) -> bool:
-        path = self._blob(descriptor.digest)
-        with disk_errors(path):
-            return path.exists() and path.stat().st_size == descriptor.size
+        """A file with the blob's name may be damaged, and the image to be written is not to be."""
+        try:
+            with opened(self._blob(descriptor.digest)) as blob:
+                return digest_of(blob, unheard) == (descriptor.digest, descriptor.size)
+        except NotFound:
+            return False
 
     def _part(self, descriptor: Descriptor, start: int, size: int) -> bytes:
         path = self._blob(descriptor.digest)
         try:
-            with disk_errors(path), path.open("rb") as blob:
+            with opened(path) as blob:
                 blob.seek(start)
                 part = blob.read(size)
         except NotFound:
@@ -139,74 +115,48 @@ class OciLayout:
 
     def _verified(self, descriptor: Descriptor, on_progress: OnProgress) -> Path:
         path = self._blob(descriptor.digest)
-        whole, size = hashlib.sha256(), 0
         try:
-            with disk_errors(path), path.open("rb") as blob:
-                while piece := blob.read(_PIECE):
-                    whole.update(piece)
-                    size += len(piece)
-                    on_progress(len(piece))
+            with opened(path) as blob:
+                found = digest_of(blob, on_progress)
         except NotFound:
             raise self._missing(descriptor) from None
-        if size != descriptor.size or f"sha256:{whole.hexdigest()}" != descriptor.digest:
+        if found != (descriptor.digest, descriptor.size):
             raise IntegrityError(f"{path} does not have the digest that its name says; copy the image there again")
         return path
 
     def _store(self, descriptor: Descriptor, content: Path | bytes, on_progress: OnProgress) -> bool:
-        path = self._blob(descriptor.digest)
         if self._has(descriptor):
             return False
+        path = self._blob(descriptor.digest)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(path) as out:
-                if isinstance(content, bytes):
-                    out.write(content)
-                    on_progress(len(content))
-                else:
-                    with content.open("rb") as source:
-                        while piece := source.read(_PIECE):
-                            out.write(piece)
-                            on_progress(len(piece))
+            with replacing(path) as out:
+                copy_exactly(content, descriptor.size, out.write, on_progress)
         return True
 
     def _enter(self, descriptor: Descriptor, name: str | None) -> None:
-        """Write index.json last and whole, other images kept, under a lock that other conversions take, too."""
-        path = self._path / "index.json"
-        with disk_errors(path), _locked(self._path):
-            others = [entry for entry in self._entries(must_exist=False) if _name_of(entry) != name]
-            entry = descriptor_json(descriptor)
-            if name is not None:
-                entry["annotations"] = {**entry.get("annotations", {}), _NAME: name}
-            with _replacing(self._path / "oci-layout") as out:
-                out.write(_LAYOUT)
-            with _replacing(path) as out:
-                out.write(json.dumps({"schemaVersion": 2, "manifests": [*others, entry]}).encode("ascii"))
+        """Write the index last and whole, other images kept, under a lock that other conversions take, too."""
+        with disk_errors(self._path), _locked(self._path):
+            try:
+                entries = self._entries()
+            except NotFound:
+                entries = []
+            others = [entry for entry in entries if not _is_called(entry, name)]
+            entry = layout_index.entry_of(descriptor, {layout_index.NAME: name} if name is not None else {})
+            with replacing(self._path / layout_index.MARK) as out:
+                out.write(layout_index.MARK_TEXT)
+            with replacing(self._path / layout_index.INDEX) as out:
+                out.write(layout_index.index_json([*others, entry]))
 
 
-def _name_of(entry: dict[str, Any]) -> str | None:
-    annotations = entry.get("annotations")
-    name = annotations.get(_NAME) if isinstance(annotations, dict) else None
-    return name if isinstance(name, str) else None
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the name `path` when the block ends well, and is gone when it does not."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as out:
-        try:
-            yield out  # type: ignore[misc]
-            out.flush()
-            os.fchmod(out.fileno(), 0o644)
-            os.fsync(out.fileno())
-            os.replace(out.name, path)
-        except BaseException:
-            os.unlink(out.name)
-            raise
+def _is_called(entry: layout_index.Entry, name: str | None) -> bool:
+    names = layout_index.names_of(entry)
+    return not names if name is None else name in names
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold the layout: guards index.json between reading and replacing it."""
+    """Hold the layout: guards its index between reading and replacing it."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

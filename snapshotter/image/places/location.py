@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from snapshotter.errors import ConfigError
 from snapshotter.registry.reference import Reference, parse_reference
@@ -37,6 +38,12 @@ class LayoutLocation:
     def __str__(self) -> str:
         return f"{_OCI}{self.path}" + (f":{self.tag}" if self.tag else "")
 
+    def suffixed(self, suffix: str) -> Self:
+        """See `with_suffix`."""
+        if self.tag is None and suffix:
+            raise _unnamed(self, suffix)
+        return replace(self, tag=self.tag + suffix if self.tag is not None else None)
+
 
 @dataclass(frozen=True, slots=True)
 class OciArchiveLocation:
@@ -47,6 +54,12 @@ class OciArchiveLocation:
 
     def __str__(self) -> str:
         return f"{_OCI_ARCHIVE}{self.path}" + (f":{self.tag}" if self.tag else "")
+
+    def suffixed(self, suffix: str) -> Self:
+        """See `with_suffix`."""
+        if self.tag is None and suffix:
+            raise _unnamed(self, suffix)
+        return replace(self, tag=self.tag + suffix if self.tag is not None else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,10 @@ class DockerArchiveLocation:
     def __str__(self) -> str:
         return f"{_DOCKER_ARCHIVE}{self.path}" + (f":{self.tag}" if self.tag else "")
 
+    def suffixed(self, suffix: str) -> Self:
+        """See `with_suffix`."""
+        return replace(self, tag=_suffixed(self, self.tag, suffix)) if suffix else self
+
 
 @dataclass(frozen=True, slots=True)
 class RegistryLocation:
@@ -69,6 +86,10 @@ class RegistryLocation:
     def __str__(self) -> str:
         return str(self.reference)
 
+    def suffixed(self, suffix: str) -> Self:
+        """See `with_suffix`."""
+        return replace(self, reference=_suffixed(self, self.reference, suffix)) if suffix else self
+
 
 @dataclass(frozen=True, slots=True)
 class ContainerdLocation:
@@ -78,6 +99,21 @@ class ContainerdLocation:
 
     def __str__(self) -> str:
         return f"{_CONTAINERD}{self.name}"
+
+    @property
+    def reference(self) -> Reference | None:
+        """The name as a reference, None if it is none: containerd takes any text."""
+        try:
+            return parse_reference(self.name)
+        except ConfigError:
+            return None
+
+    def suffixed(self, suffix: str) -> Self:
+        """See `with_suffix`."""
+        if not suffix:
+            return self
+        reference = self.reference
+        return replace(self, name=str(_suffixed(self, reference, suffix)) if reference else self.name + suffix)
 
 
 Location = LayoutLocation | OciArchiveLocation | DockerArchiveLocation | RegistryLocation | ContainerdLocation
@@ -117,31 +153,17 @@ def with_suffix(location: Location, suffix: str) -> Location:
     Raises:
         ConfigError: the location has no tag.
     """
-    if not suffix:
-        return location
-    if isinstance(location, RegistryLocation):
-        return RegistryLocation(_suffixed(location, location.reference, suffix))
-    if isinstance(location, ContainerdLocation):
-        try:
-            reference = parse_reference(location.name)
-        except ConfigError:
-            return ContainerdLocation(location.name + suffix)
-        return ContainerdLocation(str(_suffixed(location, reference, suffix)))
-    if isinstance(location, DockerArchiveLocation):
-        return replace(location, tag=_suffixed(location, location.tag, suffix))
-    if location.tag is None:
-        raise _unnamed(location, suffix)
-    return replace(location, tag=location.tag + suffix)
+    return location.suffixed(suffix)
 
 
-def _suffixed(location: Location, reference: Reference | None, suffix: str) -> Reference:
+def _suffixed(location: object, reference: Reference | None, suffix: str) -> Reference:
     if reference is None or reference.tag is None or reference.digest is not None:
         raise _unnamed(location, suffix)
     # Parsed again: a tag has a greatest length.
     return parse_reference(f"{reference}{suffix}")
 
 
-def _unnamed(location: Location, suffix: str) -> ConfigError:
+def _unnamed(location: object, suffix: str) -> ConfigError:
     return ConfigError(f"{location}: a second image, …{suffix}, is written beside this one: give it a tag")
 
 

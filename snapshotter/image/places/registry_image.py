@@ -1,30 +1,42 @@
 """One image in a registry, as a place to convert from or to."""
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import trio
 
-from snapshotter.errors import FormatError, IntegrityError
+from snapshotter.errors import FormatError, IntegrityError, RegistryDenied
 from snapshotter.image.places.disk import disk_errors
 from snapshotter.image.places.ends import DOCUMENT_MAX, OnProgress, unheard
-from snapshotter.image.places.location import RegistryLocation, with_suffix
+from snapshotter.image.places.location import RegistryLocation
 from snapshotter.registry.client import Registry
-from snapshotter.registry.manifest import Descriptor, Manifest
-from snapshotter.registry.reference import Reference
+from snapshotter.registry.manifest import Descriptor, ImageManifest, Manifest, parse_manifest
+from snapshotter.registry.reference import Reference, canonical_host
+
+Repositories = Callable[[Descriptor], Awaitable[Sequence[Reference]]]
+"""The repositories that are known to have a blob."""
 
 
 class RegistryImage:
     """Source and Target by way of a registry client, which retries and resumes by itself."""
 
-    def __init__(self, registry: Registry, reference: Reference) -> None:
+    def __init__(self, registry: Registry, location: RegistryLocation, elsewhere: Repositories | None = None) -> None:
+        """`elsewhere` says from where a blob may be mounted."""
         self._registry = registry
-        self._reference = reference
+        self._location = location
+        self._reference = location.reference
+        self._elsewhere = elsewhere
+        self._named: set[str] = set()
+        """Blobs of the manifests that were read: this repository has them."""
 
     async def manifest(self, descriptor: Descriptor | None) -> Manifest:
         """Return a manifest, checked against its digest."""
-        return await self._registry.manifest(self._reference, descriptor.digest if descriptor else None)
+        found = await self._registry.manifest(self._reference, descriptor.digest if descriptor else None)
+        document = parse_manifest(found.raw, found.media_type)
+        if isinstance(document, ImageManifest):
+            self._named.update((document.config.digest, *(layer.digest for layer in document.layers)))
+        return found
 
     async def document(self, descriptor: Descriptor) -> bytes:
         """Return a small blob, checked against its digest."""
@@ -58,16 +70,29 @@ class RegistryImage:
         blob = self._registry.blob(self._reference, descriptor.digest, descriptor.size)
         return await blob.read_range(start, size) if size else b""
 
+    async def repositories(self, descriptor: Descriptor) -> Sequence[Reference]:
+        """This repository, for blobs of the images that were read."""
+        return [self._reference] if descriptor.digest in self._named else []
+
     async def adopt(self, descriptor: Descriptor) -> bool:
-        """Whether the registry has the blob in this repository."""
-        return await self._registry.blob_exists(self._reference, descriptor.digest)
+        """Whether the repository has the blob, or has got it from one that the source knows at the same registry."""
+        if await self._registry.blob_exists(self._reference, descriptor.digest):
+            return True
+        for other in await self._elsewhere(descriptor) if self._elsewhere else ():
+            same = canonical_host(other.host) == canonical_host(self._reference.host)
+            if not same or other.repository == self._reference.repository:
+                continue
+            try:
+                if await self._registry.mount_blob(self._reference, descriptor.digest, other.repository):
+                    return True
+            except RegistryDenied:
+                continue  # who may write here need not be allowed to read there
+        return False
 
     async def put_blob(self, descriptor: Descriptor, content: Path | bytes, on_progress: OnProgress = unheard) -> bool:
-        """Push a blob unless the registry has it."""
+        """Push a blob unless the registry has it. What breaks off is sent again from its start; what was pushed is not."""
         source = content if isinstance(content, Path) else _once_more(content)
-        stored = await self._registry.push_blob(self._reference, descriptor.digest, descriptor.size, source)
-        on_progress(descriptor.size if stored else 0)
-        return stored
+        return await self._registry.push_blob(self._reference, descriptor.digest, descriptor.size, source, on_progress)
 
     async def put_manifest(self, raw: bytes, descriptor: Descriptor) -> None:
         """Push a manifest by its digest."""
@@ -76,9 +101,8 @@ class RegistryImage:
 
     async def name_image(self, raw: bytes, descriptor: Descriptor, suffix: str = "") -> None:
         """Push a manifest or index by the reference's tag."""
-        named = with_suffix(RegistryLocation(self._reference), suffix)
-        reference = named.reference if isinstance(named, RegistryLocation) else self._reference
-        await self._registry.push_manifest(reference, raw, descriptor.media_type)
+        named = self._location.suffixed(suffix).reference
+        await self._registry.push_manifest(named, raw, descriptor.media_type)
 
 
 def _once_more(content: bytes) -> Callable[[], AsyncGenerator[bytes, None]]:

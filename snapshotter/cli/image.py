@@ -7,6 +7,7 @@ from snapshotter.cli.lazy_group import LazyGroup, Place
 PLACES = {
     "pull": Place("image_pull", "pull_command", "Pull an image into containerd, lazily where it can be."),
     "convert": Place("image_convert", "convert_command", "Make an image that can be pulled lazily."),
+    "optimize": Place("image_optimize", "optimize_command", "Run an image once, and convert it with what it reads in front."),
 }
 
 

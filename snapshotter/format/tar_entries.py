@@ -287,10 +287,21 @@ def tar_headers(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
         while (header := archive.next()) is not None:
             if archive.offset > end:
                 raise FormatError(f"the layer's tar ends within {header.name!r}")
+            if header.issparse() and sum(size for _, size in _sparse_map(header)) > archive.offset - header.offset_data:
+                raise FormatError(f"sparse file {header.name!r} has fewer bytes in the layer's tar than its map says")
             yield header
             archive.members.clear()  # type: ignore[attr-defined]  # else tarfile keeps every header it read
+        _check_end(tar, archive.offset)
     except (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as fault:
         raise FormatError(f"the layer is not a tar that can be read: {fault}") from fault
+
+
+def _check_end(tar: BinaryIO, offset: int) -> None:
+    """Refuse more behind one block of zeros: there tarfile stops silently, and Go's reader with an error."""
+    tar.seek(offset + BLOCK)
+    second = tar.read(BLOCK)
+    if second and second != bytes(BLOCK):
+        raise FormatError(f"the layer's tar has a lone block of zeros at byte {offset}, and more behind it")
 
 
 def _entry(header: tarfile.TarInfo) -> TarEntry:
@@ -336,7 +347,7 @@ def _check(name: str, header: tarfile.TarInfo) -> None:
     """Refuse what cannot be on a Linux file system, and PAX records that tarfile reads as zero."""
     for text in (name, header.linkname):
         if "\0" in text:
-            raise FormatError(f"{text!r} in the layer's tar contains a NUL")
+            raise FormatError(f"{text[:100]!r}… in the layer's tar contains a NUL")
     path = name.encode("utf-8", "surrogateescape")
     if len(path) > limits.PATH or any(len(part) > limits.NAME for part in path.split(b"/")):
         raise FormatError(f"{name[:100]!r}… is longer than a path may be ({limits.PATH} bytes, {limits.NAME} a part)")
@@ -370,7 +381,7 @@ def _extents(header: tarfile.TarInfo, *, sparse: bool) -> tuple[Extent, ...]:
         return (Extent(0, header.size, header.offset_data),) if header.size else ()
     extents: list[Extent] = []
     end, tar_offset = 0, header.offset_data
-    for file_offset, size in cast("list[tuple[int, int]]", header.sparse):
+    for file_offset, size in _sparse_map(header):
         if size == 0:
             continue
         if size < 0 or file_offset < end or file_offset + size > header.size:
@@ -378,3 +389,7 @@ def _extents(header: tarfile.TarInfo, *, sparse: bool) -> tuple[Extent, ...]:
         extents.append(Extent(file_offset, size, tar_offset))
         end, tar_offset = file_offset + size, tar_offset + size
     return tuple(extents)
+
+
+def _sparse_map(header: tarfile.TarInfo) -> list[tuple[int, int]]:
+    return cast("list[tuple[int, int]]", header.sparse)

@@ -221,6 +221,21 @@ def test_source_that_cannot_be_right_is_a_format_error(source: bytes, message: s
         scan(source)
 
 
+def test_one_block_of_zeros_is_an_end_only_where_nothing_follows() -> None:
+    file = raw_header(b"a", b"0")
+    assert [one.name for one in scan(file + bytes(512))] == ["a"]
+    for behind in (raw_header(b"b", b"0"), bytes(100)):
+        with pytest.raises(FormatError, match="lone block of zeros"):
+            scan(file + bytes(512) + behind)
+
+
+def test_sparse_file_without_the_bytes_that_its_map_names_is_a_format_error() -> None:
+    pieces = b"%011o\0%011o\0" % (0, 1024)
+    source = raw_header(b"s", b"S", 512, _386=pieces, _483=b"%011o\0" % 4096) + b"A" * 512
+    with pytest.raises(FormatError, match="fewer bytes"):
+        scan(source + tar(entry("after", b"not of it")))
+
+
 def test_damaged_header_is_an_error_and_not_the_end_of_the_archive() -> None:
     source = bytearray(tar(entry("a", b"1"), entry("b", b"2"), entry("c", b"3"), form=tarfile.GNU_FORMAT))
     source[1024 + 5] ^= 0xFF

@@ -42,6 +42,11 @@ class Recording:
         self.covers_all = True
         """Whether accesses by other mounts of the container's files are seen too."""
 
+    @property
+    def pid(self) -> int:
+        """The process that watches."""
+        return self._program.pid
+
     async def begin(self) -> None:
         """Return when every access from now on is recorded. Raises RecorderError."""
         data = b""

@@ -111,7 +111,7 @@ class Watch:
             raise Refused(f"the root of process {process} is on no mount that it sees")
         self._mounts = {mount.number: mount}
         self._device, self._inside = mount.device, inside
-        self._upper = _upper_directory(mount)
+        self._overlay = Overlay(mount)
         self.fanotify = _group()
         self.whole = mount.kind == b"overlay" and self._mark_all(own=inside == b"/")
         if not self.whole:
@@ -176,7 +176,7 @@ class Watch:
         if inside.endswith(_DELETED) and not self._is_there(inside, about):
             # Read, then removed, by the time that we look.
             inside = inside[: -len(_DELETED)]
-        self.found.setdefault(name_in_image(self._upper, inside))
+        self.found.setdefault(self._overlay.name_in_image(inside))
 
     def _ignore(self, descriptor: int) -> None:
         for more in (FAN_MARK_EVICTABLE, 0):
@@ -213,33 +213,66 @@ class Watch:
         return (found.st_dev, found.st_ino) == (about.st_dev, about.st_ino)
 
 
-def name_in_image(upper: bytes | None, inside: bytes) -> bytes:
-    """What a file was called before the container renamed it, or a directory above it.
+class Overlay:
+    """The directories of an overlay, as far as they tell what a file was called before the container renamed it."""
 
-    An overlay of our snapshotter takes a renamed lower file or directory for its old name by an attribute in its upper directory.
-    """
-    if upper is None:
-        return inside
-    name, here = b"", upper
-    parts = inside.split(b"/")
-    for number, part in enumerate(parts):
-        here = joined(here, part)
+    def __init__(self, mount: Mount) -> None:
+        """`mount` is one; of another file system nothing is known."""
+        self._upper: bytes | None = None
+        self._lower: list[bytes] = []
+        for option in re.split(rb"(?<!\\\\),", mount.options) if mount.kind == b"overlay" else ():
+            key, _, value = option.partition(b"=")
+            if key == b"upperdir":
+                self._upper = unescaped(value)
+            elif key in {b"lowerdir", b"lowerdir+"}:
+                self._lower += filter(None, unescaped(value).split(b":"))
+
+    def name_in_image(self, name: bytes) -> bytes:
+        """What the image calls a file that the container calls `name`: a directory above it may be renamed, too.
+
+        A lower file or directory that was renamed is known by an attribute in the upper directory: its old name, where the overlay
+        has metacopy and redirect_dir, as one of our snapshotter does; else it is a copy, with the handle of what it is a copy of.
+        """
+        if self._upper is None:
+            return name
+        found, here = b"", self._upper
+        parts = name.split(b"/")
+        for number, part in enumerate(parts):
+            here = joined(here, part)
+            try:
+                redirect = os.getxattr(here, b"trusted.overlay.redirect", follow_symlinks=False)
+            except OSError as error:
+                if error.errno != errno.ENODATA:
+                    return joined(found, b"/".join(parts[number:])).lstrip(b"/")
+                redirect = part
+            found = redirect if redirect.startswith(b"/") else joined(found, redirect)
+        return self._origin(here) or found.lstrip(b"/")
+
+    def _origin(self, copy: bytes) -> bytes | None:
+        """What the file in the upper directory is a copy of. Source: Linux fs/overlayfs/overlayfs.h, struct ovl_fb."""
         try:
-            redirect = os.getxattr(here, b"trusted.overlay.redirect", follow_symlinks=False)
-        except OSError as error:
-            if error.errno != errno.ENODATA:
-                return joined(name, b"/".join(parts[number:])).lstrip(b"/")
-            redirect = part
-        name = redirect if redirect.startswith(b"/") else joined(name, redirect)
-    return name.lstrip(b"/")
-
-
-def _upper_directory(mount: Mount) -> bytes | None:
-    for option in mount.options.split(b","):
-        key, _, value = option.partition(b"=")
-        if mount.kind == b"overlay" and key == b"upperdir":
-            return unescaped(value)
-    return None
+            origin = os.getxattr(copy, b"trusted.overlay.origin", follow_symlinks=False)
+            top = os.open(os.path.dirname(copy), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            # version, magic, length, flags, type, 16 bytes of UUID: 21; and what the file system calls the file.
+            handle = struct.pack("=Ii", max(0, len(origin) - 21), origin[4] if len(origin) > 21 else 0) + origin[21:]
+            file = _libc.open_by_handle_at(top, handle, os.O_PATH | os.O_CLOEXEC)
+        finally:
+            os.close(top)
+        if file < 0:
+            return None
+        try:
+            path = os.readlink(b"/proc/self/fd/%d" % file)
+        finally:
+            os.close(file)
+        for lower in self._lower:
+            # containerd names lower directories as seen from a directory above them all, where they are many.
+            before, between, rest = path.partition(b"/" + lower.strip(b"/") + b"/")
+            if between and (not lower.startswith(b"/") or not before):
+                return rest
+        return None
 
 
 def _mount_number(descriptor: int) -> int:

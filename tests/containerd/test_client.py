@@ -16,7 +16,8 @@ from snapshotter.containerd.channel import connected
 from snapshotter.containerd.client import Client, checked_namespace
 from snapshotter.containerd.snapshots import Snapshots
 from snapshotter.errors import ConfigError, ContainerdError, ContainerdUnreachable, IntegrityError, NotFound
-from tests.doubles.containerd import Blob, FakeContainerd, containerd_at
+from tests.doubles.containerd import containerd_at
+from tests.doubles.containerd_state import Blob, FakeContainerd
 from tests.doubles.registry import digest_of
 
 DATA = b"some content" * 1000

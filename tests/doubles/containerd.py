@@ -7,14 +7,11 @@ integration/test_image_pull.py.
 import gzip
 import hashlib
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -29,143 +26,23 @@ from snapshotter.api.leases_pb2_grpc import LeasesServicer, add_LeasesServicer_t
 from snapshotter.api.mount_pb2 import Mount
 from snapshotter.api.snapshots_pb2_grpc import SnapshotsServicer, add_SnapshotsServicer_to_server
 from snapshotter.api.version_pb2_grpc import VersionServicer, add_VersionServicer_to_server
+from tests.doubles.containerd_state import (
+    LAYER,
+    REF,
+    REMOTE,
+    Blob,
+    Code,
+    FakeContainerd,
+    Part,
+    Snapshot,
+    refuse,
+)
 
-Code = grpc.StatusCode
-LAYER = "containerd.io/snapshot/cri.layer-digest"
-REF = "containerd.io/snapshot.ref"
-REMOTE = "containerd.io/snapshot/remote"
-GC = "containerd.io/gc.ref."
-
-
-@dataclass
-class Blob:
-    """A committed blob."""
-
-    data: bytes
-    labels: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Snapshot:
-    """A snapshot of the one snapshotter."""
-
-    parent: str
-    labels: dict[str, str]
-    active: bool
-    remote: bool = False
-    filled: str = ""
-    """The DiffID that was unpacked into it."""
+READ = 16 << 10
+"""Bytes in a message of a blob that is read."""
 
 
-@dataclass
-class FakeContainerd:
-    """Everything in one namespace. `lazy` are the digests of layers that the snapshotter mounts lazily.
-
-    `at_call` is asked before each call, with its name and which one of that name it is (from 1), and returns what becomes
-    of it: None, a status to refuse it with, or a pair of such a status and True to do the work first.
-    """
-
-    version: str = "1.6.20~ds1"
-    plugins: list[introspection_pb2.Plugin] = field(
-        default_factory=lambda: [introspection_pb2.Plugin(id="estargz", exports={"address": "/nowhere/s"})]
-    )
-    lazy: set[str] = field(default_factory=set)
-    blobs: dict[str, Blob] = field(default_factory=dict)
-    ingests: dict[str, bytearray] = field(default_factory=dict)
-    locked: set[str] = field(default_factory=set)
-    leases: dict[str, set[str]] = field(default_factory=dict)
-    expiries: dict[str, str] = field(default_factory=dict)
-    images: dict[str, images_pb2.Image] = field(default_factory=dict)
-    snapshots: dict[str, Snapshot] = field(default_factory=dict)
-    calls: list[str] = field(default_factory=list)
-    namespaces: set[str] = field(default_factory=set)
-    at_call: Callable[[str, int], "grpc.StatusCode | tuple[grpc.StatusCode, bool] | None"] | None = None
-    applied: Callable[[str], str] = lambda diff_id: diff_id
-    lock: threading.RLock = field(default_factory=threading.RLock)
-
-    def fate_of(self, call: str) -> "grpc.StatusCode | tuple[grpc.StatusCode, bool] | None":
-        """Count a call, and say what becomes of it."""
-        with self.lock:
-            self.calls.append(call)
-            number = self.calls.count(call)
-        return self.at_call(call, number) if self.at_call else None
-
-    def active(self) -> list[str]:
-        """Keys of active snapshots."""
-        return [key for key, snapshot in self.snapshots.items() if snapshot.active]
-
-    def collect(self) -> None:
-        """Drop what neither an image nor a lease leads to."""
-        held = set().union(*self.leases.values()) if self.leases else set()
-        todo = [f"content/{image.target.digest}" for image in self.images.values()] + sorted(held)
-        reached: set[str] = set()
-        while todo:
-            name = todo.pop()
-            if name in reached:
-                continue
-            reached.add(name)
-            kind, _, rest = name.partition("/")
-            if kind == "content" and rest in self.blobs:
-                for key, value in self.blobs[rest].labels.items():
-                    if key.startswith(GC):
-                        todo.append(f"{'snapshot' if '.snapshot.' in key else 'content'}/{value}")
-            if kind == "snapshot" and rest in self.snapshots:
-                todo.append(f"snapshot/{self.snapshots[rest].parent}")
-        self.blobs = {name: blob for name, blob in self.blobs.items() if f"content/{name}" in reached}
-        self.snapshots = {name: one for name, one in self.snapshots.items() if f"snapshot/{name}" in reached}
-        self.ingests = {name: data for name, data in self.ingests.items() if f"ingest/{name}" in reached}
-
-    def hold(self, context: grpc.ServicerContext, name: str) -> None:
-        """Have the call's lease keep `name`."""
-        lease = header(context, "containerd-lease")
-        if lease:
-            if lease not in self.leases:
-                refuse(context, Code.NOT_FOUND, f"lease {lease}: not found")
-            self.leases[lease].add(name)
-
-
-def header(context: grpc.ServicerContext, name: str) -> str:
-    """A header of the call, "" without it."""
-    return next((str(value) for key, value in context.invocation_metadata() if key == name), "")
-
-
-def refuse(context: grpc.ServicerContext, code: grpc.StatusCode, words: str) -> NoReturn:
-    """End the call with a status."""
-    context.abort(code, words)
-    raise AssertionError
-
-
-class _Part:
-    """A service: each call is counted, may be refused, and runs alone."""
-
-    def __init__(self, node: FakeContainerd) -> None:
-        self.node = node
-
-    def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        if not name[0].isupper():
-            return found
-        node: FakeContainerd = super().__getattribute__("node")
-
-        def counted(request: Any, context: grpc.ServicerContext) -> Any:
-            node.namespaces.add(header(context, "containerd-namespace"))
-            fate = node.fate_of(f"{type(self).__name__}.{name}")
-            if isinstance(fate, Code):
-                refuse(context, fate, "as the test wants it")
-            if not context.is_active():
-                refuse(context, Code.CANCELLED, "nobody waits")
-            if name == "Write":
-                return found(request, context)
-            with node.lock:
-                answer = found(request, context)
-            if fate is not None:
-                refuse(context, fate[0], "as the test wants it, after the work")
-            return answer
-
-        return counted
-
-
-class Leases(_Part, LeasesServicer):
+class Leases(Part, LeasesServicer):
     def Create(self, request: leases_pb2.CreateRequest, context: grpc.ServicerContext) -> leases_pb2.CreateResponse:
         self.node.leases[request.id] = set()
         self.node.expiries[request.id] = request.labels["containerd.io/gc.expire"]
@@ -178,12 +55,22 @@ class Leases(_Part, LeasesServicer):
         return Empty()
 
     def AddResource(self, request: leases_pb2.AddResourceRequest, context: grpc.ServicerContext) -> Empty:
+        if request.resource.type == "content":
+            if request.resource.id not in self.node.blobs:
+                refuse(context, Code.NOT_FOUND, f"content {request.resource.id}: not found")
+            self.node.hold(context, f"content/{request.resource.id}")
+            return Empty()
         assert request.resource.type == "snapshots/estargz"
         self.node.hold(context, f"snapshot/{request.resource.id}")
         return Empty()
 
 
-class Images(_Part, ImagesServicer):
+class Images(Part, ImagesServicer):
+    def Get(self, request: images_pb2.GetImageRequest, context: grpc.ServicerContext) -> images_pb2.GetImageResponse:
+        if request.name not in self.node.images:
+            refuse(context, Code.NOT_FOUND, f"image {request.name}: not found")
+        return images_pb2.GetImageResponse(image=self.node.images[request.name])
+
     def Create(
         self, request: images_pb2.CreateImageRequest, context: grpc.ServicerContext
     ) -> images_pb2.CreateImageResponse:
@@ -213,7 +100,19 @@ class Images(_Part, ImagesServicer):
         return Empty()
 
 
-class Content(_Part, ContentServicer):
+class Content(Part, ContentServicer):
+    def Read(
+        self, request: content_pb2.ReadContentRequest, context: grpc.ServicerContext
+    ) -> Iterator[content_pb2.ReadContentResponse]:
+        data = self._blob(request.digest, context).data
+        end = request.offset + request.size if request.size else len(data)
+        if end > len(data):
+            refuse(context, Code.OUT_OF_RANGE, f"read past object length {len(data)} bytes")
+        return iter(
+            content_pb2.ReadContentResponse(offset=at, data=data[at : min(at + READ, end)])
+            for at in range(request.offset, end, READ)
+        )
+
     def Info(self, request: content_pb2.InfoRequest, context: grpc.ServicerContext) -> content_pb2.InfoResponse:
         blob = self._blob(request.digest, context)
         info = content_pb2.Info(digest=request.digest, size=len(blob.data), labels=blob.labels)
@@ -293,7 +192,7 @@ class Content(_Part, ContentServicer):
         return self.node.blobs[digest]
 
 
-class Snapshots(_Part, SnapshotsServicer):
+class Snapshots(Part, SnapshotsServicer):
     def Prepare(
         self, request: snapshots_pb2.PrepareSnapshotRequest, context: grpc.ServicerContext
     ) -> snapshots_pb2.PrepareSnapshotResponse:
@@ -337,7 +236,7 @@ class Snapshots(_Part, SnapshotsServicer):
         return snapshots_pb2.StatSnapshotResponse(info=snapshots_pb2.Info(name=request.key, labels=labels))
 
 
-class Diff(_Part, DiffServicer):
+class Diff(Part, DiffServicer):
     def Apply(self, request: diff_pb2.ApplyRequest, context: grpc.ServicerContext) -> diff_pb2.ApplyResponse:
         blob = self.node.blobs.get(request.diff.digest)
         if blob is None:

@@ -22,7 +22,8 @@ from snapshotter.registry.client import Registry
 from snapshotter.registry.platform import Platform
 from snapshotter.registry.reference import parse_reference
 from snapshotter.registry.retry import RetryPolicy
-from tests.doubles.containerd import FakeContainerd, containerd_at
+from tests.doubles.containerd import containerd_at
+from tests.doubles.containerd_state import FakeContainerd
 from tests.doubles.registry import LoopbackRegistry
 from tests.image.images import OCI_INDEX, Image
 

@@ -11,7 +11,7 @@ import trio
 from snapshotter.containerd import ingest
 from snapshotter.errors import ContainerdError, ContainerdUnfit, FormatError, IntegrityError, RegistryError
 from snapshotter.registry.platform import Platform
-from tests.doubles.containerd import GC, REF
+from tests.doubles.containerd_state import GC, REF
 from tests.image.images import DOCKER_LAYER, Image
 from tests.image.pulls import TARS, World, an_image, digests, push_index, world
 

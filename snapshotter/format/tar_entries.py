@@ -347,7 +347,7 @@ def _check(name: str, header: tarfile.TarInfo) -> None:
     """Refuse what cannot be on a Linux file system, and PAX records that tarfile reads as zero."""
     for text in (name, header.linkname):
         if "\0" in text:
-            raise FormatError(f"{text[:100]!r}… in the layer's tar contains a NUL")
+            raise FormatError(f"{text[:60]!r}… in the layer's tar contains a NUL")
     path = name.encode("utf-8", "surrogateescape")
     if len(path) > limits.PATH or any(len(part) > limits.NAME for part in path.split(b"/")):
         raise FormatError(f"{name[:100]!r}… is longer than a path may be ({limits.PATH} bytes, {limits.NAME} a part)")

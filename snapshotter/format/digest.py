@@ -1,5 +1,6 @@
 """Content digests: the text form of manifests and TOCs, and the raw form of index and store."""
 
+import hashlib
 import re
 from typing import NewType
 
@@ -39,3 +40,8 @@ def from_raw(value: bytes) -> Digest:
     if len(value) != RAW_SIZE:
         raise FormatError(f"a raw sha256 digest has 32 bytes, not {len(value)}")
     return Digest("sha256:" + value.hex())
+
+
+def digest_of(data: bytes | bytearray | memoryview) -> Digest:
+    """Return the digest of `data`."""
+    return Digest(f"sha256:{hashlib.sha256(data).hexdigest()}")

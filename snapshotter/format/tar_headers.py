@@ -9,7 +9,7 @@ from .tar_entries import BLOCK, EntryType, TarEntry
 END_OF_TAR = bytes(2 * BLOCK)
 
 _NS = 1_000_000_000
-_TYPEFLAGS = {
+TYPEFLAGS = {
     EntryType.REG: tarfile.REGTYPE,
     EntryType.HARDLINK: tarfile.LNKTYPE,
     EntryType.SYMLINK: tarfile.SYMTYPE,
@@ -28,7 +28,7 @@ def encode_header(entry: TarEntry) -> bytes:
     Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block".
     """
     header = tarfile.TarInfo(entry.name or ".")
-    header.type = _TYPEFLAGS[entry.type]
+    header.type = TYPEFLAGS[entry.type]
     header.mode, header.uid, header.gid = entry.mode, entry.uid, entry.gid
     header.uname, header.gname = entry.user_name, entry.group_name
     header.size = entry.size

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from snapshotter.errors import FormatError, NotLazy
 from snapshotter.format.tar_entries import EntryType, TarEntry, clean_name, scan_tar
 from snapshotter.format.tar_headers import encode_header
-from snapshotter.format.writer.write import read_content
+from snapshotter.format.writer.content import read_content
 from tests.format.tars import Made, entry, folder, hard_link, symlink, tar, trees
 
 

@@ -19,8 +19,9 @@ from snapshotter.format.index import BuildOptions, Chunk, Index
 from snapshotter.format.index_build import build_index
 from snapshotter.format.members import inflate
 from snapshotter.format.tar_entries import NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME, scan_tar
+from snapshotter.format.writer.gzip_blob import footer
 from snapshotter.format.writer.options import WriterOptions
-from snapshotter.format.writer.write import WrittenLayer, footer, write_layer
+from snapshotter.format.writer.write import WrittenLayer, write_layer
 from tests.format.tars import Made, entry, folder, hard_link, listing, symlink, tar, trees
 
 OURS = (TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK)

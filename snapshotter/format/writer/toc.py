@@ -2,90 +2,130 @@
 
 A line of JSON per entry, no indentation: readers hash the bytes as they are, and a TOC is fetched before anything else.
 
-Source: estargz.md of the eStargz specification, "TOC"; encoding/json of Go for what its reader accepts.
+Source: estargz.md of the eStargz specification, "TOC"; encoding/json of Go for what its reader accepts; containers/storage
+pkg/chunked/internal/minimal for what zstd:chunked adds.
 """
 
 import base64
 import json
+from collections import deque
 from datetime import UTC, datetime
+
+import msgspec
 
 from snapshotter.format.digest import Digest
 from snapshotter.format.tar_entries import EntryType, TarEntry
 
+from .options import Compression, WriterOptions
+
 _NS = 1_000_000_000
+
+_Row = dict[str, object]
 
 
 class FileRow:
     """The rows of one regular file: the first describes it and its first chunk, one more for each further chunk.
 
-    The digest of the whole is known before the blob offset of the last chunk is, as compression lags behind reading.
+    The digest of the whole is known before the blob offset of the last chunk is, as compression lags behind reading; and
+    the other way round for a file of one chunk, whose digest is the chunk's.
     """
 
-    __slots__ = ("_place", "_rows", "_toc", "_waiting")
+    __slots__ = ("_left", "_rows", "_toc", "done")
 
-    def __init__(self, toc: "TocBuilder", place: int, fields: dict[str, object]) -> None:
+    def __init__(self, toc: "TocBuilder", fields: _Row, chunks: int) -> None:
         self._toc = toc
-        self._place = place
         self._rows = [fields]
-        self._waiting = 0
+        self._left = chunks
+        self.done = False
 
-    def add_chunk(self, file_offset: int, size: int, *, whole: bool) -> int:
-        """Announce the next chunk and return its ordinal; `whole`: it is as long as chunks of this blob are."""
+    @property
+    def rows(self) -> list[_Row]:
+        """The rows as far as they are filled."""
+        return self._rows
+
+    def add_chunk(self, file_offset: int, size: int) -> int:
+        """Announce the next chunk and return its ordinal."""
         if file_offset:
             name = self._rows[0]["name"]
             self._rows.append({"name": name, "type": "chunk", "chunkOffset": file_offset})
-        # A reader takes a missing size as "up to the end of the file", so a short last chunk needs none.
-        if whole:
+        # A reader takes a missing size as "up to the end of the file", so a short last chunk needs none; containers/storage
+        # finds no chunk of another layer without it.
+        if size == self._toc.chunk_size or (file_offset and self._toc.ends):
             self._rows[-1]["chunkSize"] = size
-        self._waiting += 1
         return len(self._rows) - 1
 
     def set_digest(self, digest: Digest) -> None:
         """Record the digest of the whole file."""
         self._rows[0]["digest"] = digest
 
-    def place_chunk(self, ordinal: int, blob_offset: int, digest: Digest) -> None:
-        """Record where the member of a chunk begins and what the chunk's plain bytes hash to."""
-        row = self._rows[ordinal]
-        row["offset"] = blob_offset
+    def place_chunk(self, ordinal: int, member: tuple[int, int], inner_offset: int, digest: Digest) -> None:
+        """Record the chunk's member as the part of the blob that it is, where the chunk lies in it, and its digest."""
+        row, first = self._rows[ordinal], self._rows[0]
+        row["offset"] = member[0]
+        if inner_offset:
+            row["innerOffset"] = inner_offset
         row["chunkDigest"] = digest
-        self._waiting -= 1
-        if not self._waiting and "digest" in self._rows[0]:
-            self._toc.settle(self._place, self._rows)
+        if self._toc.ends:
+            row["endOffset"] = first["endOffset"] = member[1]
+        self._left -= 1
+        if not self._left:
+            first.setdefault("digest", digest)
+            self.done = True
+            self._toc.settle()
 
 
 class TocBuilder:
     """Collects rows in the order of the tar and keeps them as JSON, so that a million files fit in memory."""
 
-    def __init__(self) -> None:
-        self._lines: list[bytes] = []
+    def __init__(self, options: WriterOptions) -> None:
+        self.chunk_size = options.chunk_size
+        # containers/storage wants to know where a file's last member ends.
+        self.ends = options.compression is Compression.ZSTD
+        self._document = bytearray(b'{"version":1,"entries":[\n')
+        self._waiting: deque[FileRow | bytes] = deque()
+        self._count = 0
         self._users: dict[int, str] = {}
         self._groups: dict[int, str] = {}
 
     def add(self, entry: TarEntry) -> FileRow | None:
         """Add an entry; for a regular file with content the caller must fill the row it gets."""
+        self._count += 1
         fields = self._fields(entry)
-        place = len(self._lines)
-        self._lines.append(b"")
         if entry.type is EntryType.REG and entry.size:
-            return FileRow(self, place, fields)
-        self.settle(place, [fields])
+            row = FileRow(self, fields, -(-entry.size // self.chunk_size))
+            self._waiting.append(row)
+            return row
+        self._waiting.append(_encoded(fields))
         return None
 
-    def settle(self, place: int, rows: list[dict[str, object]]) -> None:
-        """Keep the finished rows of the entry that was added as number `place`."""
-        self._lines[place] = b",\n".join(_encoded(row) for row in rows)
+    def settle(self) -> None:
+        """Write what waits for nothing any more, up to the first file with a chunk that has no place yet."""
+        waiting, document = self._waiting, self._document
+        while waiting:
+            first = waiting[0]
+            if isinstance(first, bytes):
+                document += first
+            elif first.done:
+                document += b"".join(map(_encoded, first.rows))
+            else:
+                break
+            waiting.popleft()
 
-    def finish(self) -> bytes:
-        """Return the document; its sha256 is the layer's TOC digest."""
-        return b'{"version":1,"entries":[\n' + b",\n".join(self._lines) + b"\n]}\n"
+    def finish(self, last: bytes = b"") -> bytearray:
+        """Return the document; its sha256 is the layer's TOC digest. `last` stands behind the entries."""
+        self.settle()
+        # Each line ends with a comma; an array's last element must not.
+        if self._count:
+            del self._document[-2:]
+        self._document += b"\n]" + last + b"}\n"
+        return self._document
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return self._count
 
-    def _fields(self, entry: TarEntry) -> dict[str, object]:
+    def _fields(self, entry: TarEntry) -> _Row:
         name = entry.name + "/" if entry.type is EntryType.DIR else entry.name
-        fields: dict[str, object] = {"name": name if entry.name else "./", "type": entry.type.value}
+        fields: _Row = {"name": name if entry.name else "./", "type": entry.type.value}
         if entry.size:
             fields["size"] = entry.size
         fields["modtime"] = _rfc3339(entry.mtime_ns)
@@ -99,7 +139,9 @@ class TocBuilder:
             ("devMajor", entry.device[0]),
             ("devMinor", entry.device[1]),
         )
-        fields.update((key, value) for key, value in optional if value)
+        for key, value in optional:
+            if value:
+                fields[key] = value
         if entry.xattrs:
             fields["xattrs"] = {
                 key: base64.b64encode(value).decode("ascii") for key, value in sorted(entry.xattrs.items())
@@ -107,9 +149,13 @@ class TocBuilder:
         return fields
 
 
-def _encoded(row: dict[str, object]) -> bytes:
+def _encoded(row: _Row) -> bytes:
     """JSON; bytes of a name that are not UTF-8 stand in the string as they are, so that our readers get them back."""
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogateescape")
+    try:
+        return msgspec.json.encode(row) + b",\n"
+    except UnicodeEncodeError:
+        line = json.dumps(row, ensure_ascii=False, separators=(",", ":")) + ",\n"
+        return line.encode("utf-8", "surrogateescape")
 
 
 def _if_news(known: dict[int, str], number: int, name: str) -> str:

@@ -1,0 +1,53 @@
+"""A blob of zstd frames: zstd:chunked, in the dialects of stargz-snapshotter and of containers/storage at once.
+
+    [frame]*  [skippable frame with the TOC]  [skippable frame with the tar-split]  [skippable frame of 48 bytes, the footer]
+
+stargz-snapshotter finds the TOC by the footer; containers/storage by annotations, which also name the tar-split. Whoever
+knows neither inflates a tar: skippable frames are nothing to a decoder.
+
+Source: stargz-snapshotter estargz/zstdchunked; containers/storage pkg/chunked/internal/minimal; RFC 8878, section 3.1.2.
+"""
+
+import struct
+
+from snapshotter.format.digest import digest_of
+from snapshotter.format.zstd import zstd
+
+_SKIPPABLE_MAGIC = b"\x50\x2a\x4d\x18"
+_SKIPPABLE_HEADER = 8
+_TYPE_CRFS = 1
+
+_STORAGE = "io.github.containers.zstd-chunked."
+_STARGZ = "io.containers.zstd-chunked."
+
+
+def pack(plain: bytes | bytearray, level: int) -> bytes:
+    """Return a frame that unfolds to `plain`. No checksum: the TOC has digests, and the blob has one."""
+    return zstd.compress(plain, level)
+
+
+class Ending:
+    """What follows the frames of a blob, and what the layer's descriptor says of it."""
+
+    def __init__(self, document: bytes | bytearray, split: bytes, split_raw_size: int, level: int, offset: int) -> None:
+        """`offset` is where the frames end."""
+        toc = pack(document, level)
+        toc_offset = offset + _SKIPPABLE_HEADER
+        split_offset = toc_offset + len(toc) + _SKIPPABLE_HEADER
+        position = (toc_offset, len(toc), len(document), _TYPE_CRFS)
+        self.data = b"".join((_skippable(toc), _skippable(split), _skippable(_footer(position))))
+        found = {"manifest-checksum": digest_of(toc), "manifest-position": ":".join(map(str, position))}
+        self.annotations: dict[str, str] = {
+            **{_STORAGE + key: value for key, value in found.items()},
+            _STORAGE + "tarsplit-position": f"{split_offset}:{len(split)}:{split_raw_size}",
+            **{_STARGZ + key: value for key, value in found.items()},
+        }
+
+
+def _footer(position: tuple[int, int, int, int]) -> bytes:
+    """4 × 8 position + 8 magic: 40 bytes."""
+    return struct.pack("<4Q", *position) + b"GnUlInUx"
+
+
+def _skippable(body: bytes) -> bytes:
+    return _SKIPPABLE_MAGIC + struct.pack("<L", len(body)) + body

@@ -63,8 +63,12 @@ def choose(entries: Sequence[Entry], tag: str | None, where: str) -> Descriptor:
 def descriptor_of(entry: Entry, where: str) -> Descriptor:
     """Return the descriptor that an entry is. Raises FormatError."""
     # As the only one of an index our parser checks it.
-    index = parse_manifest(json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(), OCI_INDEX)
-    if not isinstance(index, ImageIndex):
+    raw = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
+    try:
+        index = parse_manifest(raw, OCI_INDEX)
+    except FormatError as fault:
+        raise FormatError(f"{where}: {INDEX} has an entry that cannot be used: {fault}") from None
+    if not isinstance(index, ImageIndex) or not index.manifests:
         raise FormatError(f"{where}: {INDEX} is not the index of an OCI layout")
     return index.manifests[0]
 

@@ -57,9 +57,7 @@ def open_places(source: Location, target: None, access: Access) -> AbstractAsync
 
 
 @asynccontextmanager
-async def open_places(
-    source: Location, target: Location | None, access: Access
-) -> AsyncIterator[tuple[Source, Any]]:
+async def open_places(source: Location, target: Location | None, access: Access) -> AsyncIterator[tuple[Source, Any]]:
     """Yield both ends; a target whose image has no name when the block ends keeps nothing of it.
 
     Raises:

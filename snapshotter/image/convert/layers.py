@@ -1,6 +1,5 @@
 """The work on one layer of an image that is converted: fetch, unpack to a plain tar, scan, write anew, store."""
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from snapshotter.image.convert.reuse import Table, entries_of, table_in, vouched
 from snapshotter.image.convert.tree import ImageTree
 from snapshotter.image.places.disk import disk_errors
 from snapshotter.image.places.ends import OnProgress, Source, Target
+from snapshotter.image.scratch import scratch_directory
 from snapshotter.registry.manifest import Descriptor
 
 
@@ -96,9 +96,8 @@ class Workshop:
         self._reuse = reuse
 
     def __enter__(self) -> Self:
-        with disk_errors(self._parent):
-            self._directory = tempfile.TemporaryDirectory(dir=self._parent, prefix="convert-")
-        self._scratch = Path(self._directory.name)
+        self._directory = scratch_directory(self._parent)
+        self._scratch = self._directory.__enter__()
         self._pool = ThreadPoolExecutor(self._options.parallelism, thread_name_prefix="compress")
         return self
 
@@ -106,7 +105,7 @@ class Workshop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
-        self._directory.cleanup()
+        self._directory.__exit__(None, None, None)
 
     async def fetch(self, number: int, work: LayerWork, source: Source) -> None:
         """Fetch a layer's blob, unpack it and scan it; of one that is right already no more than its table of contents.

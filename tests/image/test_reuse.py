@@ -123,3 +123,31 @@ def test_layers_in_the_other_format_are_converted(tmp_path: Path) -> None:
     assert run(source, f"oci:{tmp_path}/b:one") == 0
     assert run(f"oci:{tmp_path}/b:one", f"oci:{tmp_path}/b:two", "--reuse", "--zstdchunked") == 0
     assert all(one["mediaType"].endswith("+zstd") for one in manifest_of(tmp_path / "b", "two")["layers"])
+
+
+def test_zstd_layer_of_the_other_dialect_gets_what_it_lacks_and_stays(tmp_path: Path) -> None:
+    source = Image(LOWER, UPPER).lay_out(tmp_path / "a")
+    assert run(source, f"oci:{tmp_path}/b:one", "--zstdchunked") == 0
+    layers = manifest_of(tmp_path / "b", "one")["layers"]
+    storage = [
+        {
+            **one,
+            "annotations": {key: value for key, value in one["annotations"].items() if key.startswith("io.github.")},
+        }
+        for one in layers
+    ]
+    edited = with_layers(tmp_path / "b", "one", storage)
+    assert run(edited, f"oci:{tmp_path}/b:two", "--zstdchunked", "--reuse") == 0
+    again = manifest_of(tmp_path / "b", "two")["layers"]
+    assert [one["digest"] for one in again] == [one["digest"] for one in layers]
+    for before, after in zip(layers, again, strict=True):
+        told = {key: value for key, value in before["annotations"].items() if not key.endswith("uncompressed-size")}
+        assert after["annotations"] == told
+
+
+def test_tables_that_lie_elsewhere_are_none_that_stay(tmp_path: Path) -> None:
+    source = Image(LOWER).lay_out(tmp_path / "a")
+    assert run(source, f"oci:{tmp_path}/b:one", "--external-toc") == 0
+    assert run(f"oci:{tmp_path}/b:one", f"oci:{tmp_path}/b:two", "--reuse") == 0
+    assert run(source, f"oci:{tmp_path}/b:three") == 0
+    assert manifest_of(tmp_path / "b", "two") == manifest_of(tmp_path / "b", "three")

@@ -36,12 +36,17 @@ class Ending:
         split_offset = toc_offset + len(toc) + _SKIPPABLE_HEADER
         position = (toc_offset, len(toc), len(document), _TYPE_CRFS)
         self.data = b"".join((_skippable(toc), _skippable(split), _skippable(_footer(position))))
-        found = {"manifest-checksum": digest_of(toc), "manifest-position": ":".join(map(str, position))}
-        self.annotations: dict[str, str] = {
-            **{_STORAGE + key: value for key, value in found.items()},
+        self.annotations = {
+            **toc_annotations(toc, toc_offset, len(document)),
             _STORAGE + "tarsplit-position": f"{split_offset}:{len(split)}:{split_raw_size}",
-            **{_STARGZ + key: value for key, value in found.items()},
         }
+
+
+def toc_annotations(toc: bytes, offset: int, raw_size: int) -> dict[str, str]:
+    """What a layer's descriptor says, in both dialects, of the compressed `toc` at a blob's byte `offset`."""
+    position = ":".join(map(str, (offset, len(toc), raw_size, _TYPE_CRFS)))
+    found = {"manifest-checksum": digest_of(toc), "manifest-position": position}
+    return {dialect + key: value for dialect in (_STORAGE, _STARGZ) for key, value in found.items()}
 
 
 def _footer(position: tuple[int, int, int, int]) -> bytes:

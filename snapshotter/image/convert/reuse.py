@@ -1,6 +1,5 @@
 """Layers that are right already: in the wanted format, with a table of contents that can be mounted and is vouched for."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +8,14 @@ import trio
 from snapshotter.errors import FormatError
 from snapshotter.format.attributes import Clock
 from snapshotter.format.codec import Codec
-from snapshotter.format.digest import parse_digest
+from snapshotter.format.digest import digest_of, parse_digest
 from snapshotter.format.footer import Flavor, Footer, first_tail_size, parse_footer, toc_anchor, toc_json
 from snapshotter.format.index_build import build_index
 from snapshotter.format.layout import BuildOptions
 from snapshotter.format.limits import TOC_COMPRESSED
 from snapshotter.format.tar_entries import RESERVED, EntryType, TarEntry, clean_name
 from snapshotter.format.toc import Entry, decode_entries
+from snapshotter.format.writer.zstd_blob import toc_annotations
 from snapshotter.image.documents import TOC_DIGEST
 from snapshotter.image.places.ends import Source
 from snapshotter.registry.manifest import Descriptor
@@ -34,12 +34,15 @@ class Table:
     @property
     def digest(self) -> str:
         """The digest of the document."""
-        return f"sha256:{hashlib.sha256(self.document).hexdigest()}"
+        return digest_of(self.document)
 
     @property
     def annotations(self) -> dict[str, str]:
         """What the layer's annotations must say of it."""
-        return {TOC_DIGEST: self.digest}
+        found = {TOC_DIGEST: self.digest}
+        if self.footer.codec is Codec.ZSTD:
+            found |= toc_annotations(self.section, self.footer.toc_offset, len(self.document))
+        return found
 
 
 async def vouched_table(layer: Descriptor, source: Source, wanted: Codec) -> Table | None:
@@ -63,7 +66,7 @@ async def vouched_table(layer: Descriptor, source: Source, wanted: Codec) -> Tab
         if footer.flavor is not _WANTED[wanted] or missing > TOC_COMPRESSED:
             return None
         section = (await read(footer.toc_offset, missing) if missing > 0 else b"") + have
-        if annotated is None and anchor != f"sha256:{hashlib.sha256(section).hexdigest()}":
+        if annotated is None and anchor != digest_of(section):
             return None
         table = await trio.to_thread.run_sync(_sound, layer, footer, section)
     except FormatError:

@@ -5,8 +5,8 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -90,12 +90,18 @@ def copy_exactly(
         copied = len(content)
         on_progress(copied)
     else:
-        with opened(content) as source:
-            for piece in pieces_of(source, on_progress):
+        with closing(_pieces_at(content, on_progress)) as pieces:
+            for piece in pieces:
                 copied += len(piece)
                 write(piece)
     if copied != size:
         raise FormatError(f"a blob has {copied} bytes and was announced with {size}; it changed meanwhile, try again")
+
+
+def _pieces_at(path: Path, on_progress: Callable[[int], None]) -> Generator[bytes, None, None]:
+    """The pieces of a file; only what goes wrong with reading it is told in its name."""
+    with opened(path) as source:
+        yield from pieces_of(source, on_progress)
 
 
 def digest_of(file: BinaryIO, on_progress: Callable[[int], None]) -> tuple[str, int]:

@@ -1,7 +1,7 @@
 """Reading from containerd's content store, whatever the size of a blob."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -36,10 +36,11 @@ async def open_range(client: Client, digest: str, start: int, size: int) -> Asyn
     """
     stub = ContentStub(client.channel)  # type: ignore[no-untyped-call]
     call = stub.Read(ReadContentRequest(digest=digest, offset=start, size=size), metadata=client.headers())
-    try:
-        yield _pieces(client, call, digest, size)
-    finally:
-        call.cancel()
+    async with aclosing(_pieces(client, call, digest, size)) as pieces:
+        try:
+            yield pieces
+        finally:
+            call.cancel()
 
 
 async def _pieces(client: Client, call: Any, digest: str, size: int) -> AsyncGenerator[bytes, None]:

@@ -1,8 +1,8 @@
 """Writing into containerd's content store: a write has a name, goes on where an earlier one broke off, and is checked at its end."""
 
 import queue
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -221,7 +221,8 @@ async def write_document(client: Client, ref: str, digest: str, data: bytes) -> 
 
     @asynccontextmanager
     async def rest(start: int) -> AsyncIterator[AsyncIterator[bytes]]:
-        yield _once(data[start:])
+        async with aclosing(_once(data[start:])) as pieces:
+            yield pieces
 
     try:
         await put(client, ref, digest, len(data), rest, lambda _size: None)
@@ -244,7 +245,7 @@ async def _write_all(write: Ingest, pieces: AsyncIterator[bytes], on_progress: O
     return whole
 
 
-async def _once(data: bytes) -> AsyncIterator[bytes]:
+async def _once(data: bytes) -> AsyncGenerator[bytes, None]:
     yield data
 
 

@@ -1,7 +1,7 @@
 """One image in containerd's store, as a place to convert to: a lease keeps what is written until its name, the last thing, does."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,10 +77,12 @@ class ContainerdTarget:
         @asynccontextmanager
         async def rest(start: int) -> AsyncIterator[AsyncIterator[bytes]]:
             if isinstance(content, bytes):
-                yield _once(content[start:])
+                async with aclosing(_once(content[start:])) as pieces:
+                    yield pieces
                 return
             with open_file(content) as file:
-                yield _rest_of(content, file, start)
+                async with aclosing(_rest_of(content, file, start)) as pieces:
+                    yield pieces
 
         try:
             return await ingest.put(self._client, f"{kind}-{digest}", digest, size, rest, on_progress)
@@ -111,12 +113,12 @@ async def _end_lease(client: Client, note: Callable[[str], None], *, sync: bool)
         note(complaint)
 
 
-async def _rest_of(path: Path, file: BinaryIO, start: int) -> AsyncIterator[bytes]:
+async def _rest_of(path: Path, file: BinaryIO, start: int) -> AsyncGenerator[bytes, None]:
     with disk_errors(path):
         file.seek(start)
         while piece := await trio.to_thread.run_sync(file.read, PIECE):
             yield piece
 
 
-async def _once(data: bytes) -> AsyncIterator[bytes]:
+async def _once(data: bytes) -> AsyncGenerator[bytes, None]:
     yield data

@@ -1,8 +1,8 @@
 """Blobs of layers that are not lazy: from the registry into containerd's content store, several side by side."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 import trio
 
@@ -105,8 +105,11 @@ class Blobs:
         @asynccontextmanager
         async def content(start: int) -> AsyncIterator[AsyncIterator[bytes]]:
             blob = self._registry.blob(self._reference, layer.digest, layer.size)
-            async with blob.open_range(start, layer.size - start) as pieces:
-                yield _counted(pieces, row)
+            async with (
+                blob.open_range(start, layer.size - start) as pieces,
+                aclosing(_counted(pieces, row)) as counted,
+            ):
+                yield counted
 
         try:
             await ingest.put(self._client, f"layer-{layer.digest}", layer.digest, layer.size, content, told)
@@ -120,7 +123,7 @@ class Blobs:
             await ingest.set_labels(self._client, layer.digest, labels)
 
 
-async def _counted(pieces: AsyncIterator[bytes], row: LayerRow) -> AsyncIterator[bytes]:
+async def _counted(pieces: AsyncIterator[bytes], row: LayerRow) -> AsyncGenerator[bytes, None]:
     async for piece in pieces:
         row.fetched += len(piece)
         yield piece

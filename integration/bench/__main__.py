@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from integration.bench import asking, converting, large, pulling, reading, sharing, starting, taking_over
+from integration.bench import asking, converting, large, optimizing, pulling, reading, sharing, starting, taking_over
 from integration.bench.figure import Figure
 from integration.harness.node import running_registry
 from integration.harness.scratch import termination_unwinds
@@ -38,6 +38,7 @@ FIGURES = {
     "convert": converting.estargz,
     "convert-zstd": converting.zstd_chunked,
     "convert-memory": converting.memory,
+    "optimized": optimizing.first_files,
     "fuse-sequential": reading.fuse_sequential,
     "fuse-listing": reading.fuse_listing,
     "fuse-opening": reading.fuse_opening,

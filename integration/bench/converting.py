@@ -3,7 +3,6 @@
 import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import time
@@ -19,7 +18,6 @@ from integration.harness.containerd import Ctr, run
 from integration.harness.daemon import SNAPSHOTTER
 from integration.harness.node import WHOLE, node
 from integration.harness.registry import Registry
-from integration.harness.scratch import scratch
 from integration.images.debian import bulky_image, debian_image
 
 ROUNDS = 3
@@ -28,7 +26,7 @@ OPTIONS = {"gzip": (), "zstd:chunked": ("--zstdchunked",)}
 MOST_SIZE = 1.02
 MOST_MEMORY = 300_000_000
 LOOK_S = 0.02
-ITS_TARGET = "bench.invalid/converted:by-the-other"
+TARGET = "bench.invalid/debian:lazy"
 
 
 @dataclass
@@ -73,26 +71,21 @@ def memory(registry: Registry) -> Figure:
 
 
 def _against(registry: Registry, form: str) -> Figure:
-    """Both tools from and to a local store that addresses blobs by their content, on the same disk.
-
-    The other one knows none but containerd's; ours takes an OCI layout with the same blobs. Both sync what they write.
-    """
+    """Both tools from the content store of one containerd to it: the other one knows no other place."""
     image = debian_image(BUILD / "debian")
     name = f"{registry.host}/debian:plain"
     with registry.client() as client:
         image.push(client, "debian:plain")
     ours, theirs = Converted([]), Converted([])
-    with scratch() as place, node(registry, snapshotter=WHOLE) as whole:
-        layout = place / "layout"
-        run(["skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{name}", f"oci:{layout}:plain"])
+    with node(registry, snapshotter=WHOLE) as whole:
         ctr_remote = whole.ctr(program="ctr-remote")
         ctr_remote("content", "fetch", "--plain-http", name)
-        runs = (
-            partial(_convert, layout, place / "converted", OPTIONS[form], ours),
-            partial(_convert_elsewhere, ctr_remote, name, OPTIONS[form], theirs),
-        )
-        mine, others = (statistics.median(one) for one in in_turns(runs, rounds=ROUNDS))
-    time_ratio, size_ratio = mine / others, ours.size / theirs.size
+        options = ("--containerd", str(whole.containerd.address), *OPTIONS[form])
+        mine = [*SNAPSHOTTER, "image", "convert", *options, f"containerd:{name}", f"containerd:{TARGET}"]
+        other = [*ctr_remote.prefix, "images", "optimize", "--no-optimize", "--oci", *OPTIONS[form], name, TARGET]
+        runs = (partial(_convert, ctr_remote, mine, ours), partial(_convert, ctr_remote, other, theirs))
+        mine_s, other_s = (statistics.median(one) for one in in_turns(runs, rounds=ROUNDS))
+    time_ratio, size_ratio = mine_s / other_s, ours.size / theirs.size
     processor = [statistics.median(one.processor_s) for one in (ours, theirs)]
     return Figure(
         f"convert {image.unpacked / 1e6:.0f} MB of Debian in two layers to {form} at the default level, "
@@ -100,32 +93,20 @@ def _against(registry: Registry, form: str) -> Figure:
         f"≤ {MOST_TIME[form]} ×, ≤ {MOST_SIZE} ×",
         f"{time_ratio:.2f} ×, {size_ratio:.3f} ×",
         time_ratio <= MOST_TIME[form] and size_ratio <= MOST_SIZE,
-        f"{mine:.1f} s and {others:.1f} s, of processors {processor[0]:.1f} s and {processor[1]:.1f} s; "
+        f"{mine_s:.1f} s and {other_s:.1f} s, of processors {processor[0]:.1f} s and {processor[1]:.1f} s; "
         f"{ours.size / 1e6:.1f} MB and {theirs.size / 1e6:.1f} MB; {ROUNDS} rounds",
     )
 
 
-def _convert(layout: Path, target: Path, options: Sequence[str], result: Converted) -> float:
-    command = [*SNAPSHOTTER, "image", "convert", "--json", *options, f"oci:{layout}:plain", f"oci:{target}:lazy"]
+def _convert(ctr: Ctr, command: Sequence[str], result: Converted) -> float:
+    """Seconds of one conversion to `TARGET`, which is gone afterwards: the next must not find its blobs."""
     with _processor(result):
         began = time.perf_counter()
-        output = run(command)
+        run(command)
         took = time.perf_counter() - began
-    result.size = sum(layer["size"] for layer in json.loads(output)["images"][0]["layers"])
-    shutil.rmtree(target)
-    return took
-
-
-def _convert_elsewhere(ctr_remote: Ctr, name: str, options: Sequence[str], result: Converted) -> float:
-    with _processor(result):
-        began = time.perf_counter()
-        ctr_remote("images", "optimize", "--no-optimize", "--oci", *options, name, ITS_TARGET)
-        took = time.perf_counter() - began
-    digest = next(line.split()[2] for line in ctr_remote("images", "ls").splitlines() if line.startswith(ITS_TARGET))
-    manifest = json.loads(ctr_remote("content", "get", digest))
-    result.size = sum(layer["size"] for layer in manifest["layers"])
-    # The next round must not find the blobs.
-    ctr_remote("images", "rm", "--sync", ITS_TARGET)
+    digest = next(line.split()[2] for line in ctr("images", "ls").splitlines() if line.startswith(TARGET))
+    result.size = sum(layer["size"] for layer in json.loads(ctr("content", "get", digest))["layers"])
+    ctr("images", "rm", "--sync", TARGET)
     return took
 
 

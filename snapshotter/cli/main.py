@@ -22,7 +22,7 @@ COMMANDS = {
         "layers": "Show every layer: how much of it is here, or why it is not lazy.",
         "top": "Show live who waits for which file, and what crosses the wire.",
         "cache": "Look at the fetched files, delete or verify them.",
-        "image": "Pull images into containerd, make them lazy.",
+        "image": "Pull images into containerd, make them lazy, look into them.",
         "teardown": "Unmount everything, unless containers use it.",
         "config": "Print or check a configuration, this program's or containerd's.",
         "doctor": "Check the node from kernel to registry, and say what to do.",

@@ -14,6 +14,8 @@ def read_content(entry: TarEntry, tar: BinaryIO, start: int, size: int) -> bytes
     """
     if entry.content is not None:
         return entry.content[start : start + size]
+    if entry.extents is None:
+        return _read_at(tar, entry.header_offset + entry.header_size + start, size, entry.name)
     end = start + size
     pieces: list[bytes] = []
     at = start
@@ -40,8 +42,7 @@ def read_header(entry: TarEntry, tar: BinaryIO) -> bytes:
 
 
 def _read_at(tar: BinaryIO, offset: int, size: int, name: str) -> bytes:
-    if tar.tell() != offset:
-        tar.seek(offset)
+    tar.seek(offset)
     data = tar.read(size)
     if len(data) != size:
         raise FormatError(f"the layer's tar ends within {name!r}")

@@ -25,16 +25,18 @@ _HEADER_WITH_EXTRA = b"\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff"
 _EMPTY_BODY = b"\x01\x00\x00\xff\xff" + bytes(8)
 
 
-def pack(plain: bytes, level: int) -> bytes:
+def pack(plain: bytes | bytearray, level: int) -> bytes:
     """Return a member that unfolds to `plain`."""
     trailer = struct.pack("<LL", zlib.crc32(plain), len(plain) & 0xFFFFFFFF)
     return b"".join((_HEADER, deflate.deflate_compress(plain, level), trailer))
 
 
-def toc_tar(document: bytes | bytearray) -> bytes:
-    """Return the end of an archive whose last file is the TOC."""
-    header = encode_header(TarEntry(TOC_NAME, EntryType.REG, 0o444, size=len(document)))
-    return b"".join((header, document, padding(len(document)), END_OF_TAR))
+def make_archive(document: bytearray) -> None:
+    """Turn a TOC into the end of an archive whose last file it is; in place, as it may be large."""
+    size = len(document)
+    document[:0] = encode_header(TarEntry(TOC_NAME, EntryType.REG, 0o444, size=size))
+    document += padding(size)
+    document += END_OF_TAR
 
 
 def footer(toc_offset: int) -> bytes:

@@ -26,6 +26,8 @@ def arrange(entries: Sequence[TarEntry], prioritised: Sequence[str]) -> list[Tar
 
     Source: estargz.md of the eStargz specification, "Prioritized Files and Landmark Files".
     """
+    if not prioritised:
+        return [_landmark(NO_PREFETCH_LANDMARK), *entries]
     by_name = {entry.name: (place, entry) for place, entry in enumerate(entries)}
     first: dict[str, TarEntry] = {}
     for path in prioritised:

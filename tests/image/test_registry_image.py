@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from snapshotter.errors import FormatError, RegistryError
+from snapshotter.image.places.ends import Source, Target
+from snapshotter.registry.manifest import ImageManifest, parse_manifest
 from tests.doubles.registry import LoopbackRegistry
 from tests.doubles.token_server import TokenServer
 from tests.image.images import Image, sha256
@@ -72,14 +74,32 @@ def test_layout_has_nothing_to_mount(pair: LoopbackRegistry, tmp_path: Path) -> 
     assert (len(sent), sent_to(pair)) == (3, ["upload"] * 3)
 
 
-def test_registry_that_will_not_mount_gets_the_blobs(pair: LoopbackRegistry, tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [403, 404, 405])
+def test_registry_that_will_not_mount_is_asked_once_and_gets_the_blobs(
+    status: int, pair: LoopbackRegistry, tmp_path: Path
+) -> None:
     image = Image(*TARS)
     source = image.push(pair)
-    for digest in image.blobs:  # not of the manifest's, which is fetched: asked for by HEAD and by the second POST only
+    for digest in image.blobs:
         pair.script(f"/v2/other/app/blobs/{digest}", "404 404", method="HEAD")
-    pair.script("/v2/other/app/blobs/uploads/", "403 ok 403 ok 403 ok", method="POST")
+    pair.script("/v2/other/app/blobs/uploads/", f"{status} ok {status} ok {status} ok", method="POST")
     assert len(copy(source, f"{pair.host}/other/app:v2", tmp_path)) == 3
-    assert sent_to(pair) == ["mount 403", "upload"] * 3
+    assert sent_to(pair) == [f"mount {status}", "upload"] * 3
+
+
+def test_blob_that_was_made_anew_and_is_the_source_s_is_mounted(pair: LoopbackRegistry, tmp_path: Path) -> None:
+    image = Image(*TARS)
+    source = image.push(pair)
+    in_another_repository(pair, image)
+    (tmp_path / "blob").write_bytes(b"")
+
+    async def work(place: Source, target: Target) -> None:
+        manifest = parse_manifest((await place.manifest(None)).raw)
+        assert isinstance(manifest, ImageManifest)
+        assert not await target.put_blob(manifest.layers[0], tmp_path / "blob")
+
+    between(source, f"{pair.host}/other/app:v2", work)
+    assert sent_to(pair) == ["mount 201"]
 
 
 def test_token_for_a_mount_may_read_the_source_and_write_the_target(pair: LoopbackRegistry, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from snapshotter.image.places.disk import disk_errors
 from snapshotter.image.places.ends import DOCUMENT_MAX, OnProgress, checked_document
 from snapshotter.registry.manifest import (
     DOCKER_MANIFEST,
+    LAYERS_MAX,
     Descriptor,
     ImageIndex,
     ImageManifest,
@@ -123,19 +124,25 @@ def _docker_image(archive: ArchiveFile, name: Reference | None) -> ArchiveImage:
         raise NotFound(f"{where} has no {docker_manifest.NAME}{_what_instead(archive)}")
     images = docker_manifest.parse_saved(archive.document(docker_manifest.NAME, DOCUMENT_MAX), where)
     image = docker_manifest.choose(images, name, where)
+    if len(image.layers) > LAYERS_MAX:
+        raise FormatError(
+            f"{where}: the image has {len(image.layers)} layers; no container can have more than {LAYERS_MAX}"
+        )
     raw = archive.document(image.config, DOCUMENT_MAX)
     config = docker_manifest.config_descriptor(f"sha256:{hashlib.sha256(raw).hexdigest()}", len(raw))
     if (top := _own_manifest(archive, config.digest)) is not None:
         return ArchiveImage(archive, top, {}, {})
     made, named, layers = {config.digest: raw}, {}, []
     diff_ids = parse_config(raw, config, len(image.layers)).diff_ids
+    known: dict[Member, Descriptor] = {}
     for layer, diff_id in zip(image.layers, diff_ids, strict=True):
         member = archive.find(layer)
         if member is None:
             raise BlobMissing(f"{where} lacks the layer {layer} that its {docker_manifest.NAME} names")
-        descriptor = _layer(archive, layer, member, diff_id)
-        layers.append(descriptor)
-        named[descriptor.digest] = member
+        if member not in known:
+            known[member] = _layer(archive, layer, member, diff_id)
+        layers.append(known[member])
+        named[known[member].digest] = member
     manifest = docker_manifest.manifest_for(config, layers)
     top = Descriptor(DOCKER_MANIFEST, f"sha256:{hashlib.sha256(manifest).hexdigest()}", len(manifest))
     parse_manifest(manifest, DOCKER_MANIFEST)  # the archive's words are in it

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
+import trio
+
 from snapshotter.config import RegistryConfig
 from snapshotter.containerd import leases
 from snapshotter.errors import ConfigError
@@ -30,6 +32,8 @@ from snapshotter.registry.client import Registry
 from snapshotter.registry.reference import Reference
 
 log = logging.getLogger(__name__)
+
+_CLOSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ async def open_places(source: Location, target: Location | None, access: Access)
     _check_target(target)
     async with AsyncExitStack() as stack:
         registry = Registry(_registry_config(source, target, access))
-        stack.push_async_callback(registry.aclose)
+        stack.push_async_callback(_close, registry)
         opener = _Opener(stack, registry, access)
         first = await opener.source(source)
         yield first, await opener.target(target, first) if target is not None else None
@@ -104,6 +108,12 @@ class _Opener:
             client = self._stack.enter_context(reaching(self._access.containerd, self._access.namespace, lease))
             return await self._stack.enter_async_context(containerd_target(client, place, self._access.note))
         return await self._stack.enter_async_context(writing_archive(place))
+
+
+async def _close(registry: Registry) -> None:
+    """Close connections also where the work was given up: what has got its name by then must be told."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
+        await registry.aclose()
 
 
 def _repositories(source: Source) -> Repositories | None:

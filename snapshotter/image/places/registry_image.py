@@ -1,18 +1,21 @@
 """One image in a registry, as a place to convert from or to."""
 
 import hashlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import trio
 
-from snapshotter.errors import FormatError, IntegrityError, RegistryDenied
+from snapshotter.errors import FormatError, IntegrityError, RegistryError
 from snapshotter.image.places.disk import disk_errors
 from snapshotter.image.places.ends import DOCUMENT_MAX, OnProgress, unheard
 from snapshotter.image.places.location import RegistryLocation
 from snapshotter.registry.client import Registry
 from snapshotter.registry.manifest import Descriptor, ImageManifest, Manifest, parse_manifest
 from snapshotter.registry.reference import Reference, canonical_host
+
+log = logging.getLogger(__name__)
 
 Repositories = Callable[[Descriptor], Awaitable[Sequence[Reference]]]
 """The repositories that are known to have a blob."""
@@ -29,6 +32,8 @@ class RegistryImage:
         self._elsewhere = elsewhere
         self._named: set[str] = set()
         """Blobs of the manifests that were read: this repository has them."""
+        self._refused: set[str] = set()
+        """Blobs that could not be had without being sent."""
 
     async def manifest(self, descriptor: Descriptor | None) -> Manifest:
         """Return a manifest, checked against its digest."""
@@ -78,21 +83,29 @@ class RegistryImage:
         """Whether the repository has the blob, or has got it from one that the source knows at the same registry."""
         if await self._registry.blob_exists(self._reference, descriptor.digest):
             return True
-        for other in await self._elsewhere(descriptor) if self._elsewhere else ():
-            same = canonical_host(other.host) == canonical_host(self._reference.host)
-            if not same or other.repository == self._reference.repository:
-                continue
+        for repository in await self._neighbours(descriptor):
             try:
-                if await self._registry.mount_blob(self._reference, descriptor.digest, other.repository):
+                if await self._registry.mount_blob(self._reference, descriptor.digest, repository):
                     return True
-            except RegistryDenied:
-                continue  # who may write here need not be allowed to read there
+            except RegistryError as error:
+                # Who may write here need not be allowed to read there, and not every registry knows mounts.
+                log.debug("%s is not mounted from %s: %s", descriptor.digest, repository, error)
+        self._refused.add(descriptor.digest)
         return False
 
     async def put_blob(self, descriptor: Descriptor, content: Path | bytes, on_progress: OnProgress = unheard) -> bool:
         """Push a blob unless the registry has it. What breaks off is sent again from its start; what was pushed is not."""
+        untried = descriptor.digest not in self._refused
+        if untried and await self._neighbours(descriptor) and await self.adopt(descriptor):
+            return False
         source = content if isinstance(content, Path) else _once_more(content)
         return await self._registry.push_blob(self._reference, descriptor.digest, descriptor.size, source, on_progress)
+
+    async def _neighbours(self, descriptor: Descriptor) -> list[str]:
+        """Other repositories of this registry that are known to have a blob."""
+        found = await self._elsewhere(descriptor) if self._elsewhere else ()
+        host, own = canonical_host(self._reference.host), self._reference.repository
+        return [one.repository for one in found if canonical_host(one.host) == host and one.repository != own]
 
     async def put_manifest(self, raw: bytes, descriptor: Descriptor) -> None:
         """Push a manifest by its digest."""

@@ -26,6 +26,7 @@ FAN_ACCESS = 0x1
 FAN_OPEN = 0x20
 FAN_Q_OVERFLOW = 0x4000
 FAN_CLOEXEC, FAN_NONBLOCK, FAN_UNLIMITED_QUEUE, FAN_UNLIMITED_MARKS = 0x1, 0x2, 0x10, 0x20
+FAN_REPORT_FD_ERROR = 0x2000  # Linux 6.13
 FAN_MARK_ADD, FAN_MARK_MOUNT, FAN_MARK_FILESYSTEM = 0x1, 0x10, 0x100
 FAN_MARK_IGNORED_MASK, FAN_MARK_IGNORED_SURV_MODIFY, FAN_MARK_FLUSH = 0x20, 0x40, 0x80
 FAN_MARK_EVICTABLE = 0x200  # Linux 5.19
@@ -37,6 +38,8 @@ _WATCHED = FAN_OPEN | FAN_ACCESS
 _AT_FDCWD = -100
 _PR_SET_PDEATHSIG = 1
 _DELETED = b" (deleted)"
+# What opening a regular file never comes to.
+_NO_FILE = frozenset({errno.ENXIO, errno.ENODEV})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -133,25 +136,26 @@ class Watch:
             number = ctypes.get_errno()
             raise Refused(f"the kernel does not watch the container's files: {os.strerror(number)}")
 
-    def drain(self) -> None:
-        """Note everything that has happened so far."""
-        while True:
-            try:
-                data = os.read(self.fanotify, _EVENT.size * _EVENTS_A_READ)
-            except BlockingIOError:
-                return
-            except OSError:
-                self.lost += 1  # it could not be opened for us
+    def take(self) -> bool:
+        """Note some of what has happened; whether there was anything."""
+        try:
+            data = os.read(self.fanotify, _EVENT.size * _EVENTS_A_READ)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.lost += 1  # it could not be opened for us
+            return True
+        for mask, descriptor, process in _events(data):
+            if mask & FAN_Q_OVERFLOW or descriptor < 0:
+                self.lost += -descriptor not in _NO_FILE
                 continue
-            for mask, descriptor, process in _events(data):
-                if mask & FAN_Q_OVERFLOW or descriptor < 0:
-                    self.lost += 1
-                    continue
-                try:
-                    if process != os.getpid():
-                        self._note(descriptor, process)
-                finally:
-                    os.close(descriptor)
+            try:
+                self._note(descriptor, process)
+            except OSError:
+                self.lost += 1  # its path is longer than a path can be, or who serves its layer is gone
+            finally:
+                os.close(descriptor)
+        return True
 
     def end(self) -> None:
         """Watch no more; what has happened stays in the queue."""
@@ -293,12 +297,15 @@ def _events(data: bytes) -> "list[tuple[int, int, int]]":
 
 
 def _group() -> int:
-    # Never for writing, never waiting for a pipe's other end, and no access time is changed.
-    opened = os.O_RDONLY | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC | _O_LARGEFILE
+    # Never for writing, and never waiting for a pipe's other end.
+    opened = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | _O_LARGEFILE
     flags = FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS
-    group = _libc.fanotify_init(ctypes.c_uint(flags), ctypes.c_uint(opened))
-    if group >= 0:
-        return int(group)
+    for more in (FAN_REPORT_FD_ERROR, 0):
+        group = _libc.fanotify_init(ctypes.c_uint(flags | more), ctypes.c_uint(opened))
+        if group >= 0:
+            return int(group)
+        if ctypes.get_errno() != errno.EINVAL:
+            break
     number = ctypes.get_errno()
     why = {
         errno.ENOSYS: "this kernel is built without CONFIG_FANOTIFY",
@@ -330,11 +337,12 @@ def main(process: int, parent: int) -> None:
     poll.register(watch.fanotify, select.POLLIN)
     poll.register(0, select.POLLIN)
     while not any(descriptor == 0 for descriptor, _ in poll.poll()):
-        watch.drain()
+        watch.take()
     if not os.read(0, 1):
         return  # nobody is there who would want to know
     watch.end()
-    watch.drain()
+    while watch.take():
+        pass
     tell(*watch.found, b"", b"%d" % watch.lost)
 
 

@@ -1,11 +1,15 @@
 """`snapshotter image optimize` with a real containerd: what a container read is in front, and nothing of it is left behind."""
 
+import gzip
+import io
 import json
 import os
 import pty
 import select
 import signal
 import subprocess
+import tarfile
+import termios
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +19,9 @@ from typing import Any
 import pytest
 
 from integration.conftest import BUILD, QUIET
-from integration.harness.daemon import SNAPSHOTTER
+from integration.harness.daemon import SNAPSHOTTER, snapshotter
 from integration.harness.leftovers import MARKER, processes_rooted_in
 from integration.harness.node import LAZY, Node, node
-from integration.harness.process import wait_for
 from integration.harness.registry import Registry
 from integration.images.script import (
     FIRST,
@@ -56,7 +59,9 @@ def nothing_is_left(place: Node) -> Iterator[None]:
     assert remains(place) == {}
 
 
-def begin(node: Node, *options: str, source: str = SOURCE, **streams: Any) -> subprocess.Popen[str]:
+def begin(
+    node: Node, *options: str, source: str = SOURCE, target: str = TARGET, **streams: Any
+) -> subprocess.Popen[str]:
     """Start an optimization, in a namespace whose name is that of the control group that the harness removes."""
     argv = [*SNAPSHOTTER, "image", "optimize", "--plain-http", "--containerd", str(node.containerd.address)]
     argv += ["--namespace", node.place.name, "--scratch", str(scratch(node)), *options]
@@ -64,7 +69,7 @@ def begin(node: Node, *options: str, source: str = SOURCE, **streams: Any) -> su
     for variable in ("CONTAINERD_NAMESPACE", "CONTAINERD_ADDRESS", "DOCKER_CONFIG"):
         env.pop(variable, None)
     given = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
-    return subprocess.Popen([*argv, node.reference(source), node.reference(TARGET)], text=True, env=env, **given)
+    return subprocess.Popen([*argv, node.reference(source), node.reference(target)], text=True, env=env, **given)
 
 
 def end(process: subprocess.Popen[str], words: str | None = None) -> tuple[int, str, str]:
@@ -118,10 +123,6 @@ def fronts(node: Node, tag: str = "optimized") -> list[list[str]]:
 
 def toc(blob: bytes) -> Sequence[Any]:
     """The entries of an eStargz blob's table of contents, read by other means than ours."""
-    import gzip
-    import io
-    import tarfile
-
     # The footer is the last 51 bytes; its extra field ends with the offset in 16 hexadecimal digits and "STARGZ".
     footer = blob[-51:]
     offset = int(footer[16:32], 16)
@@ -147,3 +148,235 @@ def test_what_the_program_reads_until_it_is_ready_is_in_front_in_order(place: No
     assert "second hello\n" in said
     assert NEVER not in upper
     assert out.splitlines()[-1].startswith(f"{place.reference(TARGET)}@sha256:")
+
+
+@contextmanager
+def ready(node: Node, *options: str, **more: Any) -> Iterator[subprocess.Popen[str]]:
+    """A run whose program has said that it is ready; the block ends it."""
+    process = begin(node, *NEVER_OVER, *options, **more)
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if line.strip() == LINE:
+                break
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def is_there(node: Node, tag: str) -> bool:
+    """Whether the registry has the image of this tag."""
+    with node.registry.client() as client:
+        return client.has("script", tag)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_makes_no_image(place: Node, number: int) -> None:
+    with ready(place, target="script:interrupted") as process:
+        process.send_signal(number)
+        code, out, said = end(process)
+    assert (code, out) == (130, ""), said
+    assert not is_there(place, "interrupted")
+
+
+def test_signal_that_is_waited_for_ends_the_run_alone(place: Node) -> None:
+    with ready(place, "--wait-on-signal", target="script:signalled") as process:
+        process.send_signal(signal.SIGINT)
+        code, out, said = end(process)
+    assert code == 0, said
+    # The image names a stop signal, for which its program has an answer, which is shown.
+    assert out.splitlines()[0] == "told to end"
+    assert fronts(place, "signalled")[1] == [SCRIPT, FIRST, SECOND]
+
+
+def test_program_that_does_not_end_is_killed_after_the_period(place: Node) -> None:
+    _, said = optimize(place, "--period", "0.5", "--args", '["stuck"]')
+    assert "until the period was over" in said
+    assert "exit code" not in said
+
+
+def test_program_that_fails_is_told_and_what_it_read_counts(place: Node) -> None:
+    _, said = optimize(place, *NEVER_OVER, "--args", '["fail"]')
+    assert "the program ended with exit code 3" in said
+    assert fronts(place)[1] == [SCRIPT, FIRST, SECOND]
+
+
+def test_task_that_somebody_else_kills_counts_as_ended(place: Node) -> None:
+    ctr = place.ctr(place.place.name)
+    with ready(place) as process:
+        (task,) = ctr("tasks", "ls", "--quiet").split()
+        ctr("tasks", "kill", "--signal", "SIGKILL", task)
+        code, _, said = end(process)
+    assert code == 0, said
+    assert "exit code 137" in said
+
+
+def test_program_that_is_not_there_is_told(place: Node) -> None:
+    code, out, said = end(begin(place, "--entrypoint", '["/no/such/program"]', target="script:none"))
+    assert (code, out) == (61, "")
+    assert "the sample container did not start" in said
+    assert "no such file or directory" in said
+    assert not is_there(place, "none")
+
+
+def test_what_a_killed_command_left_the_next_one_removes(place: Node) -> None:
+    with ready(place) as process:
+        process.kill()
+        process.communicate(timeout=TIMEOUT_S)
+    left = remains(place)
+    assert {"containers", "tasks", "leases", "snapshots", "scratch"} <= left.keys()
+    _, said = optimize(place, "--wait-on-line", LINE)
+    assert f"{left['containers'][0]}, left by a command that was killed, is removed" in said
+
+
+def test_run_of_another_command_is_left_alone(place: Node) -> None:
+    with ready(place, target="script:other") as process:
+        optimize(place, "--wait-on-line", LINE)
+        assert place.ctr(place.place.name)("tasks", "ls").count("RUNNING") == 1
+        process.send_signal(signal.SIGINT)
+        assert end(process)[0] == 130
+
+
+def test_record_of_one_run_makes_the_same_image_without_a_run(place: Node) -> None:
+    record = place.place / "record"
+    out, _ = optimize(place, "--wait-on-line", LINE, "--record-out", str(record))
+    assert recorded(record) == [name for names in fronts(place) for name in names] or recorded(record)[:2] == [
+        "etc/passwd",
+        "etc/group",
+    ]
+    assert sorted(recorded(record)) == sorted(name for names in fronts(place) for name in names)
+    again, said = optimize(place, "--record-in", str(record))
+    assert again.splitlines()[-1] == out.splitlines()[-1]
+    assert "files were read" not in said
+
+
+def test_image_that_is_pulled_lazily_runs_without_being_fetched(place: Node) -> None:
+    optimize(place, "--wait-on-line", LINE)
+    containerd = ("--containerd", str(place.containerd.address), "--namespace", place.place.name)
+    lazy = place.reference(TARGET)
+    snapshotter(["image", "pull", "--plain-http", *containerd, lazy])
+    ctr = place.ctr(place.place.name)
+    try:
+        blobs = len(ctr.content())
+        with ready(place, source=TARGET, target="script:again") as process:
+            (name,) = ctr("containers", "ls", "--quiet").split()
+            assert json.loads(ctr("containers", "info", name))["Snapshotter"] == LAZY
+            assert len(ctr.content()) == blobs
+            (task,) = ctr("tasks", "ls", "--quiet").split()
+            ctr("tasks", "kill", "--signal", "SIGKILL", task)
+            assert end(process)[0] == 0
+        assert fronts(place, "again")[1][:3] == [SCRIPT, FIRST, SECOND]
+    finally:
+        ctr("images", "rm", "--sync", lazy)
+
+
+def test_input_reaches_the_program_and_its_end_too(place: Node) -> None:
+    process = begin(place, "-i", "--period", "3", stdin=subprocess.PIPE)
+    code, out, said = end(process, "one\ntwo\n")
+    assert code == 0, said
+    assert "got one\ngot two\n" in out
+    # It goes on after the end of its input, where it sleeps.
+    assert SLEEPER in fronts(place)[0]
+
+
+def test_program_has_our_terminal_with_its_size_and_gives_it_back(place: Node) -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    termios.tcsetwinsize(theirs, (33, 77))
+    process = begin(place, "-t", "-i", *NEVER_OVER, stdin=theirs, stdout=theirs, stderr=theirs)
+    try:
+        shown = read_until(ours, LINE, process)
+        assert termios.tcgetattr(theirs) != before
+        os.write(ours, b"typed\n")
+        shown += read_until(ours, "got typed", process)
+        # As a byte to the program's own terminal, not as a signal to the command.
+        os.write(ours, b"\x03")
+        shown += read_until(ours, "@sha256:", process)
+        assert process.wait(TIMEOUT_S) == 0, shown
+        assert termios.tcgetattr(theirs) == before
+        assert "exit code 130" in shown
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
+
+
+def read_until(terminal: int, text: str, process: subprocess.Popen[str]) -> str:
+    """What a terminal shows up to a text, and what came with it."""
+    shown = ""
+    deadline = time.monotonic() + TIMEOUT_S
+    while text not in shown:
+        runs = process.poll() is None and time.monotonic() < deadline
+        if select.select([terminal], [], [], 0.2 if runs else 0)[0]:
+            shown += os.read(terminal, 4096).decode(errors="replace")
+        else:
+            assert runs, shown
+    return shown
+
+
+PLUGIN = """#!/bin/sh
+cat >> {log}/stdin
+echo "$CNI_COMMAND $CNI_IFNAME" >> {log}/calls
+[ "$CNI_COMMAND" = ADD ] && nsenter --net="$CNI_NETNS" ip link add eth0 type veth peer name other
+echo '{{"cniVersion": "1.0.0"}}'
+"""
+DEVICES = 'while read -r name rest; do echo "device $name"; done < /proc/net/dev'
+
+
+def devices(out: str) -> set[str]:
+    """Network devices that the program saw."""
+    return {line.removeprefix("device ").rstrip(":") for line in out.splitlines() if line.endswith(":")}
+
+
+def shown_spec(node: Node, container: str) -> dict[str, Any]:
+    """The specification of a container, as containerd has it."""
+    spec: dict[str, Any] = json.loads(node.ctr(node.place.name)("containers", "info", container))["Spec"]
+    return spec
+
+
+def test_container_is_given_what_containerds_own_tool_gives_one(place: Node) -> None:
+    ctr, reference = place.ctr(place.place.name), place.reference(SOURCE)
+    ctr("images", "pull", "--plain-http", reference)
+    try:
+        ctr("containers", "create", reference, "theirs")
+        theirs = shown_spec(place, "theirs")
+        ctr("containers", "delete", "theirs")
+        # The layers are there already: nothing needs to be fetched from the place that the image is taken from.
+        with ready(place, "-i", stdin=subprocess.PIPE) as process:
+            (name,) = ctr("containers", "ls", "--quiet").split()
+            ours = shown_spec(place, name)
+            process.send_signal(signal.SIGINT)
+            assert end(process)[0] == 130
+    finally:
+        ctr("images", "rm", "--sync", reference)
+    named = {mount["destination"]: mount for mount in ours["mounts"]}
+    for path in ("/etc/resolv.conf", "/etc/hosts"):
+        assert named.pop(path)["options"] == ["rbind"]
+    assert list(named.values()) == theirs["mounts"]
+    assert ours["process"] == theirs["process"]
+    assert ours["root"] == theirs["root"]
+    # Newer versions of it hide one path more.
+    assert set(ours["linux"].pop("maskedPaths")) - {"/sys/devices/virtual/powercap"} == set(
+        theirs["linux"].pop("maskedPaths")
+    )
+    assert ours["linux"].pop("cgroupsPath") == theirs["linux"].pop("cgroupsPath").replace("theirs", name)
+    assert ours["linux"] == theirs["linux"]
+
+
+def test_network_is_none_the_plugins_or_the_machines(place: Node) -> None:
+    show = ("--entrypoint", json.dumps([f"/{SHELL}", "-c", DEVICES]), "--args", "[]", *NEVER_OVER)
+    assert devices(optimize(place, *show)[0]) == {"lo"}
+    assert devices(optimize(place, *show, "--net-host")[0]) == set(os.listdir("/sys/class/net")) - {"bonding_masters"}
+    folder = place.place / "cni"
+    folder.mkdir()
+    plugin = folder / "made-up"
+    plugin.write_text(PLUGIN.format(log=folder))
+    plugin.chmod(0o755)
+    network = {"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "made-up"}]}
+    (folder / "10-net.conflist").write_text(json.dumps(network))
+    where = ("--cni-plugin-conf-dir", str(folder), "--cni-plugin-dir", str(folder))
+    assert devices(optimize(place, *show, "--cni", *where)[0]) == {"lo", "eth0", "other"}
+    assert (folder / "calls").read_text() == "ADD eth0\nDEL eth0\n"

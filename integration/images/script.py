@@ -26,10 +26,14 @@ read -r word < /{FIRST}
 echo "$word from $PWD as $(while read -r key value rest; do case $key in (Uid:) echo "$value";; esac; done < /proc/self/status)"
 read -r word < /{SECOND}
 echo "$word $GREETING" >&2
+case "$1" in
+    serve) trap 'echo told to end; exit 0' TERM ;;
+    stuck) trap '' TERM ;;
+esac
 echo {LINE}
 case "$1" in
-    serve) trap 'echo told to end; exit 0' TERM; while read -r word; do echo "got $word"; done; {SLEEP} & wait ;;
-    stuck) trap '' TERM; {SLEEP} ;;
+    serve) while read -r word; do echo "got $word"; done; {SLEEP} & wait ;;
+    stuck) {SLEEP} ;;
     fail) exit 3 ;;
 esac
 """

@@ -127,7 +127,7 @@ async def _optimize(work: _Work) -> tuple[Conversion, Sampled | None] | None:
                 sampled = await sample_image(
                     access.containerd, access.namespace, blobs, Path(directory), work.request, voice
                 )
-                _tell(sampled)
+                _tell(sampled, work.request.watching.line)
                 options = replace(work.options, prefetch=[literal(path) for path in sampled.paths])
                 with watched() as watcher:
                     conversion = await convert(blobs, target, options, watcher)
@@ -141,9 +141,11 @@ def _note(sentence: str) -> None:
     click.echo(f"snapshotter: {sentence}", err=True)
 
 
-def _tell(sampled: Sampled) -> None:
+def _tell(sampled: Sampled, line: str) -> None:
     sample = sampled.sample
     _note(f"{len(sampled.paths)} files were read in {sample.seconds:.1f} s, until {sample.ending.value}")
+    if line and sample.ending in (Ending.EXIT, Ending.PERIOD):
+        _note(f"no line of its standard output had {line!r} in it")
     if sample.ending is Ending.EXIT and sample.exit_status != 0:
         _note(
             f"the program ended with exit code {sample.exit_status}; what it read until then is used. If it should have "
@@ -170,11 +172,11 @@ def _record(file: Any) -> Sequence[Recorded]:
 
 
 def _write_record(path: Path, sampled: Sampled, conversion: Conversion) -> None:
-    """Write what was read and is in a layer, with the layer's number, under the image's own digest."""
-    layers: dict[str, int] = {}
+    """Write what was read, under the digest of the image that ran; if that was converted, what is in a layer, with its number."""
+    records = [Recorded(name, sampled.manifest_digest) for name in sampled.paths]
     for image in conversion.images:
         if image.source_digest == sampled.manifest_digest:
             layers = {name: number for number, names in enumerate(image.front) for name in names}
-    records = [Recorded(name, sampled.manifest_digest, layers[name]) for name in sampled.paths if name in layers]
+            records = [replace(one, layer_index=layers[one.path]) for one in records if one.path in layers]
     with disk_errors(path):
         path.write_bytes(format_record(records))

@@ -1,11 +1,12 @@
 """Leases: what is made under one is not collected before it ends."""
 
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import trio
 
-from snapshotter.api.leases_pb2 import AddResourceRequest, CreateRequest, DeleteRequest, Resource
+from snapshotter.api.leases_pb2 import AddResourceRequest, CreateRequest, DeleteRequest, ListRequest, Resource
 from snapshotter.api.leases_pb2_grpc import LeasesStub
 from snapshotter.containerd.client import Client
 from snapshotter.errors import NotFound, SnapshotterError
@@ -28,10 +29,11 @@ def new_id(purpose: str = "pull") -> str:
     return f"estargz-{purpose}-{secrets.token_hex(8)}"
 
 
-async def create(client: Client) -> datetime:
-    """Make the client's lease; when it ends by itself."""
+async def create(client: Client, labels: Mapping[str, str] | None = None) -> datetime:
+    """Make the client's lease, with `labels` for who looks for it later; when it ends by itself."""
     ends = datetime.now(UTC).replace(microsecond=0) + LIFE
-    request = CreateRequest(id=client.lease, labels={EXPIRE: ends.isoformat().replace("+00:00", "Z")})
+    expiry = {EXPIRE: ends.isoformat().replace("+00:00", "Z")}
+    request = CreateRequest(id=client.lease, labels={**(labels or {}), **expiry})
     await client.call(_stub(client).Create, request, leased=False)
     return ends
 
@@ -64,6 +66,12 @@ async def end(client: Client, *, sync: bool) -> str:
         f"containerd's lease {client.lease} could not be deleted ({failure}); it ends by itself within "
         f"{LIFE.total_seconds() / 3600:.0f} hours"
     )
+
+
+async def labelled(client: Client, label: str) -> dict[str, Mapping[str, str]]:
+    """Every lease of the namespace that has this label, whatever its value, with all its labels."""
+    answer = await client.call(_stub(client).List, ListRequest(filters=[f'labels."{label}"']), leased=False)
+    return {lease.id: dict(lease.labels) for lease in answer.leases}
 
 
 async def hold_content(client: Client, digest: str) -> None:

@@ -1,12 +1,13 @@
-"""Sample containers whose command was killed: who finds one ends it.
+"""What a run leaves whose command was killed: who finds it takes it away.
 
-Each carries a mark of the process that answers for it, so that nobody takes one away that is in use.
+Container and lease carry a mark of the process that answers for them, so that nobody takes away what is in use.
 """
 
 import os
 import shutil
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from snapshotter.containerd import containers, leases
@@ -17,7 +18,6 @@ from snapshotter.containerd.tasks import Task
 from snapshotter.errors import SnapshotterError
 
 OWNER = "estargz-snapshotter/sample-owner"
-LEASE = "estargz-snapshotter/sample-lease"
 DIRECTORY = "estargz-snapshotter/sample-directory"
 PREFIX = "optimize-"
 """How the names of directories begin that are deleted when they are found in a label."""
@@ -26,9 +26,9 @@ _PROC = Path("/proc")
 _BOOT = _PROC / "sys" / "kernel" / "random" / "boot_id"
 
 
-def labels_of(client: Client, directory: Path) -> dict[str, str]:
-    """The labels of a container that this process answers for."""
-    return {OWNER: own_mark(), LEASE: client.lease, DIRECTORY: str(directory)}
+def marked(directory: Path) -> dict[str, str]:
+    """The labels of what this process answers for; `directory` goes with it."""
+    return {OWNER: own_mark(), DIRECTORY: str(directory)}
 
 
 def own_mark() -> str:
@@ -49,20 +49,22 @@ def is_gone(mark: str) -> bool:
 
 
 async def end_abandoned(client: Client) -> list[str]:
-    """End every sample container of the namespace whose process is gone; their names.
+    """End every sample container and every lease of the namespace whose process is gone; the containers' names.
 
     Raises:
-        ContainerdError: containerd does not say which there are. One that cannot be ended is left for the next time.
+        ContainerdError: containerd does not say which there are. What cannot be ended is left for the next time.
     """
     ended = []
     for container in await containers.labelled(client, OWNER):
-        if not is_gone(container.labels[OWNER]):
-            continue
-        try:
-            await _end(client, container)
-        except SnapshotterError:
-            continue
-        ended.append(container.id)
+        if is_gone(container.labels[OWNER]):
+            with suppress(SnapshotterError):
+                await _end(client, container)
+                ended.append(container.id)
+    for lease, labels in (await leases.labelled(client, OWNER)).items():
+        if is_gone(labels[OWNER]):
+            with suppress(SnapshotterError):
+                await leases.delete(Client(client.channel, client.address, client.namespace, lease), sync=True)
+                _remove_directory(labels)
     return ended
 
 
@@ -72,10 +74,6 @@ async def _end(client: Client, container: Recorded) -> None:
     await task.delete()
     await containers.delete(client, container.id)
     await Snapshots(client, container.snapshotter).remove(container.snapshot_key)
-    lease = container.labels.get(LEASE)
-    if lease:
-        await leases.delete(Client(client.channel, client.address, client.namespace, lease), sync=True)
-    _remove_directory(container.labels)
 
 
 def _remove_directory(labels: Mapping[str, str]) -> None:

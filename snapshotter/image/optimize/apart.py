@@ -99,7 +99,8 @@ def _in_thread(work: Callable[[], T]) -> T:
         except OSError as fault:
             faults.append(fault)
 
-    thread = threading.Thread(target=run, name="apart")
+    # Not waited for at this process's end: it may hang in a file of a lazy root.
+    thread = threading.Thread(target=run, name="apart", daemon=True)
     thread.start()
     thread.join()
     if faults:

@@ -16,7 +16,7 @@ from snapshotter.errors import ConfigError, FormatError
 from snapshotter.image import documents
 from snapshotter.image.convert.layers import Watcher
 from snapshotter.image.convert.selection import Chosen, choose
-from snapshotter.image.optimize.abandoned import end_abandoned
+from snapshotter.image.optimize.abandoned import end_abandoned, marked
 from snapshotter.image.optimize.apart import read_root
 from snapshotter.image.optimize.cni import Network, connected_network
 from snapshotter.image.optimize.etc_files import Names, own_hostname
@@ -91,7 +91,7 @@ async def sample_image(
         client = Client(channel, containerd, namespace, leases.new_id("optimize"))
         for name in await end_abandoned(client):
             voice.note(f"{name}, left by a command that was killed, is removed")
-        async with _leased(client, voice):
+        async with _leased(client, directory, voice):
             with voice.watching() as watcher:
                 staged = await _staged(client, [plugin.id for plugin in plugins], image, blobs, watcher)
             return await _run(client, staged, digest, workload, directory, request, voice)
@@ -101,7 +101,12 @@ async def _image(blobs: KeptBlobs, request: Request) -> tuple[Image, str]:
     """The image for this machine, and its manifest's digest."""
     top = await blobs.manifest(None)
     whole = Chosen(Descriptor(top.media_type, top.digest, len(top.raw)), parse_manifest(top.raw, top.media_type))
-    chosen = await choose(whole, request.host, blobs)
+    try:
+        chosen = await choose(whole, request.host, blobs)
+    except FormatError as error:
+        raise FormatError(
+            f"{error}; only an image for this machine can be run, --no-optimize converts without"
+        ) from error
     manifest = chosen.image()
     config = documents.parse_config(await blobs.document(manifest.config), manifest.config, len(manifest.layers))
     there = normalised(Platform(config.os or "linux", config.architecture, config.variant))
@@ -117,7 +122,7 @@ async def _image(blobs: KeptBlobs, request: Request) -> tuple[Image, str]:
 
 
 @asynccontextmanager
-async def _leased(client: Client, voice: Voice) -> AsyncIterator[None]:
+async def _leased(client: Client, directory: Path, voice: Voice) -> AsyncIterator[None]:
     """A lease for the block; with it goes what was made for the run, before this returns."""
 
     async def end() -> None:
@@ -126,7 +131,7 @@ async def _leased(client: Client, voice: Voice) -> AsyncIterator[None]:
                 voice.note(complaint)
 
     try:
-        await leases.create(client)
+        await leases.create(client, marked(directory))
         yield
     except BaseException:
         await end()
@@ -174,8 +179,9 @@ async def _run(
             streams=request.streams,
             terminal=workload.terminal,
             directory=place,
-            abandoned_directory=directory,
+            labels=marked(directory),
         )
+        voice.note(f"{' '.join(workload.args)} runs: {request.watching}")
         sample = await take_sample(client, staged, plan, voice.note)
     own = [file for file, content in ((PASSWD, passwd), (GROUP, group)) if content is not None]
     return Sampled(digest, tuple(dict.fromkeys((*own, *sample.paths))), sample)
@@ -191,7 +197,8 @@ async def _accounts(staged: Staged, directory: Path, name: str) -> list[bytes | 
     key = f"{name}-view"
     try:
         mounts = await staged.snapshots.view(key, staged.chain_id)
-        found = await trio.to_thread.run_sync(read_root, mounts, place, (PASSWD, GROUP))
+        # Of a lazy root the files may have to come from a registry first, which is not waited for once it is given up.
+        found = await trio.to_thread.run_sync(read_root, mounts, place, (PASSWD, GROUP), abandon_on_cancel=True)
     except BaseException:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + leases.TIDY_S):
             await staged.snapshots.remove(key)

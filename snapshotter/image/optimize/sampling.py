@@ -2,7 +2,7 @@
 
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
@@ -16,7 +16,6 @@ from snapshotter.containerd.client import Client
 from snapshotter.containerd.containers import Recorded
 from snapshotter.containerd.tasks import Task
 from snapshotter.errors import ContainerdError, ContainerdUnreachable, SnapshotterError
-from snapshotter.image.optimize.abandoned import labels_of
 from snapshotter.image.optimize.recording import Recording, recording
 from snapshotter.image.optimize.staging import Staged
 from snapshotter.image.optimize.stdio import LineWatch, Stdio, Streams, open_stdio
@@ -50,6 +49,15 @@ class Watching:
     line: str
     until_signal: bool
 
+    def __str__(self) -> str:
+        parts = [
+            "until it ends",
+            f"until a line has {self.line!r}" if self.line else "",
+            f"for {self.period_s:g} s at most" if self.period_s is not None else "",
+            "until Ctrl-C" if self.until_signal else "",
+        ]
+        return ", or ".join(filter(None, parts))
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -65,7 +73,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a run needs. `directory` is private and empty; `spec` is the runtime's specification."""
+    """All that a run needs. `directory` is private; `spec` is the runtime's specification; `labels` are the container's."""
 
     name: str
     image: str
@@ -75,7 +83,7 @@ class Plan:
     streams: Streams
     terminal: bool
     directory: Path
-    abandoned_directory: Path
+    labels: Mapping[str, str]
 
 
 def new_name() -> str:
@@ -113,8 +121,7 @@ class _Run:
     async def do(self) -> Sample:
         plan = self._plan
         mounts = await self._snapshots.prepare(plan.name, self._parent, {})
-        labels = labels_of(self._client, plan.abandoned_directory)
-        record = Recorded(plan.name, labels, self._snapshots.name, plan.name)
+        record = Recorded(plan.name, plan.labels, self._snapshots.name, plan.name)
         await containers.create(self._client, record, plan.image, plan.spec)
         watch = LineWatch(plan.watching.line)
         stdio = open_stdio(plan.directory, plan.streams, watch, terminal=plan.terminal)
@@ -146,6 +153,10 @@ class _Run:
     async def _watched(self, recorder: Recording, stdio: Stdio, watch: LineWatch) -> Sample:
         plan, began = self._plan, trio.current_time()
         with ExitStack() as undo:
+            signals = None
+            if plan.watching.until_signal:
+                # Before the start: whoever sees the program's first words may press Ctrl-C at once.
+                signals = undo.enter_context(trio.open_signal_receiver(signal.SIGINT))
             async with trio.open_nursery() as nursery:
                 stdio.begin(nursery, self._task)
                 try:
@@ -157,7 +168,7 @@ class _Run:
                 if plan.terminal and plan.streams.stdin is not None:
                     undo.enter_context(raw(plan.streams.stdin))
                     nursery.start_soon(follow_size, plan.streams.stdin, self._task.resize)
-                ending, status = await self._until_end(watch)
+                ending, status = await self._until_end(watch, signals)
                 seconds = trio.current_time() - began
                 # Before the program is asked to end: what it reads for that is not what a start needs.
                 await recorder.stop()
@@ -169,14 +180,17 @@ class _Run:
                 nursery.cancel_scope.cancel()
         return Sample(tuple(recorder.paths), ending, status, seconds, recorder.lost, recorder.covers_all)
 
-    async def _until_end(self, watch: LineWatch) -> tuple[Ending, int | None]:
+    async def _until_end(self, watch: LineWatch, signals: AsyncIterator[int] | None) -> tuple[Ending, int | None]:
         """Why the watching ends, and the exit status if the program has ended."""
         ends: list[tuple[Ending, int | None]] = []
         watching = self._plan.watching
 
-        async def race(ending: Ending, waits: Callable[[], Awaitable[int | None]]) -> None:
-            ends.append((ending, await waits()))
+        async def race(ending: Ending, waits: Callable[..., Awaitable[int | None]], *args: object) -> None:
+            ends.append((ending, await waits(*args)))
             nursery.cancel_scope.cancel()
+
+        async def signalled(signals: AsyncIterator[int]) -> None:
+            await signals.__anext__()
 
         async def line() -> None:
             await watch.seen.wait()
@@ -190,8 +204,8 @@ class _Run:
                 nursery.start_soon(race, Ending.LINE, line)
             if watching.period_s is not None:
                 nursery.start_soon(race, Ending.PERIOD, period)
-            if watching.until_signal:
-                nursery.start_soon(race, Ending.SIGNAL, _interrupted)
+            if signals is not None:
+                nursery.start_soon(race, Ending.SIGNAL, signalled, signals)
         return ends[0]
 
     async def _stop(self) -> int:
@@ -217,12 +231,6 @@ def signal_number(text: str) -> int:
     name = text.upper()
     number = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", signal.SIGKILL)
     return int(number) if isinstance(number, signal.Signals) else int(signal.SIGKILL)
-
-
-async def _interrupted() -> None:
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
-        async for _ in signals:
-            return
 
 
 def _not_started(error: ContainerdError) -> ContainerdError:

@@ -72,7 +72,7 @@ def workload_of(config: Mapping[str, Any], overrides: Overrides) -> Workload:
     cwd = overrides.cwd or _text(run, "WorkingDir") or "/"
     if not cwd.startswith("/"):
         raise ConfigError(f"working directory {cwd!r}: it must begin with / (set another one with --cwd)")
-    env = merge_env([DEFAULT_PATH, *(["TERM=xterm"] if overrides.terminal else [])], _texts(run, "Env"))
+    env = merge_env(["TERM=xterm"] if overrides.terminal else [], _texts(run, "Env") or (DEFAULT_PATH,))
     return Workload(
         args=args,
         env=tuple(merge_env(env, overrides.env)),
@@ -140,7 +140,11 @@ def parse_mount(text: str) -> Mount:
     """
     wrong = f"--mount {text!r}: "
     values = {"type": "", "source": "", "destination": "", "options": ""}
-    for field in next(csv.reader([text], strict=False), []):
+    try:
+        fields = next(csv.reader([text]), [])
+    except csv.Error as error:
+        raise ConfigError(f"{wrong}{error}") from None
+    for field in fields:
         key, equals, value = field.partition("=")
         key = {"src": "source", "dst": "destination"}.get(key, key)
         if not equals or key not in values:

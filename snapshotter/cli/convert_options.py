@@ -191,7 +191,13 @@ def access_of(values: Mapping[str, Any]) -> Access:
         plain_http=values["plain_http"],
         containerd=values["containerd_address"] or config.containerd.address,
         namespace=checked_namespace(values["namespace"]),
+        scratch=values.get("scratch"),
+        note=_say,
     )
+
+
+def _say(sentence: str) -> None:
+    click.echo(f"snapshotter: {sentence}", err=True)
 
 
 def target_of(text: str) -> Location:

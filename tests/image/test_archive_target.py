@@ -1,6 +1,7 @@
 """Archives as a place to convert to."""
 
 import json
+import platform
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import trio
 from snapshotter.errors import ConfigError, FormatError, NotFound
 from snapshotter.image.places.ends import Source, Target
 from snapshotter.registry.manifest import Descriptor
+from snapshotter.registry.platform import host_platform
 from tests.image.images import OCI_INDEX, OCI_LAYER, Image, sha256
 from tests.image.places import TARS, at, between, copier, copy, docker_tar, read_back, saved
 
@@ -87,8 +89,9 @@ def test_second_image_with_a_suffix_is_not_docker_s(tmp_path: Path) -> None:
     assert not (tmp_path / "c.tar").exists()
 
 
-def test_every_platform_of_an_index_is_said_to_docker(tmp_path: Path) -> None:
-    images = {name: Image(name.encode(), architecture=name) for name in ("amd64", "arm64")}
+def test_every_platform_of_an_index_is_said_to_docker_and_this_hosts_has_the_name(tmp_path: Path) -> None:
+    here = host_platform(platform.machine()).architecture
+    images = {name: Image(name.encode(), architecture=name) for name in ("s390x", here, "riscv64")}
     entries = [{**one.manifest(), "platform": {"os": "linux", "architecture": name}} for name, one in images.items()]
     whole = Image()
     whole.document, whole.media_type = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}, OCI_INDEX
@@ -96,8 +99,9 @@ def test_every_platform_of_an_index_is_said_to_docker(tmp_path: Path) -> None:
     copy(whole.lay_out(tmp_path / "a"), f"docker-archive:{tmp_path}/b.tar:app:v1", tmp_path)
     found = files_of(tmp_path / "b.tar")
     said = json.loads(found["manifest.json"])
-    assert [one["RepoTags"] for one in said] == [["app:v1"], None]
-    assert [json.loads(found[one["Config"]])["architecture"] for one in said] == list(images)
+    assert [one["RepoTags"] for one in said] == [["app:v1"], None, None]
+    architectures = [json.loads(found[one["Config"]])["architecture"] for one in said]
+    assert architectures == [here, "s390x", "riscv64"]
 
     async def top(place: Source) -> str:
         return (await place.manifest(None)).digest

@@ -1,9 +1,11 @@
 """An archive as a place to convert to: one tar that is an OCI layout, and says what docker wants to know, too.
 
-docker since 25, skopeo, podman and containerd read it. It is written beside its name and takes it at the end.
+docker, podman and skopeo read the one, containerd and again skopeo the other; layers stay compressed for all of them. The
+archive is written beside its name and takes it at the end.
 """
 
 import os
+import platform
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -13,13 +15,14 @@ from typing import BinaryIO
 
 import trio
 
-from snapshotter.errors import ConfigError
+from snapshotter.errors import ConfigError, FormatError
 from snapshotter.image.documents import CONFIGS
 from snapshotter.image.places import docker_manifest, layout_index
 from snapshotter.image.places.disk import copy_exactly, disk_errors
 from snapshotter.image.places.ends import OnProgress, unheard
 from snapshotter.image.places.location import DockerArchiveLocation, OciArchiveLocation
-from snapshotter.registry.manifest import Descriptor, ImageIndex, ImageManifest, parse_manifest
+from snapshotter.registry.manifest import Descriptor, ImageIndex, ImageManifest, choose_platform, parse_manifest
+from snapshotter.registry.platform import host_platform
 
 _DIRECTORIES = ("blobs/", "blobs/sha256/")
 _END = bytes(2 * tarfile.BLOCKSIZE)
@@ -98,7 +101,7 @@ class ArchiveTarget:
             raise
 
     def _for_docker(self, top: Descriptor, named: DockerArchiveLocation) -> list[docker_manifest.SavedImage]:
-        """What manifest.json says of an image: of an index, that for each platform, the first with the name."""
+        """What manifest.json says of an image: of an index, those for all platforms, and the one for this host has the name."""
         saved = []
         names: Sequence[str] = (docker_manifest.familiar(named.tag),) if named.tag is not None else ()
         for manifest in self._manifests(top):
@@ -113,8 +116,12 @@ class ArchiveTarget:
         document = self._documents[top.digest]
         if isinstance(document, ImageManifest):
             return [document]
-        children = (self._documents.get(child.digest) for child in document.manifests)
-        return [child for child in children if isinstance(child, ImageManifest)]
+        children = list(document.manifests)
+        with suppress(FormatError):  # none is for this host, and the first one has the name
+            here = choose_platform(document, host_platform(platform.machine()))
+            children.sort(key=lambda child: child.digest != here.digest)
+        found = (self._documents.get(child.digest) for child in children)
+        return [one for one in found if isinstance(one, ImageManifest)]
 
 
 @asynccontextmanager

@@ -7,7 +7,15 @@ from typing import Any, TypeVar
 
 import click
 
-from snapshotter.cli.options import AbsolutePath, config_option, json_option, parse_platform, size_option
+from snapshotter.cli.options import (
+    AbsolutePath,
+    config_option,
+    containerd_option,
+    json_option,
+    namespace_option,
+    parse_platform,
+    size_option,
+)
 from snapshotter.config import load
 from snapshotter.config_values import show_size
 from snapshotter.containerd.client import checked_namespace
@@ -114,24 +122,8 @@ _LAYERS = (
 )
 _ACCESS = (
     click.option("--plain-http", is_flag=True, help="Speak http with the registries of SRC and DST."),
-    click.option(
-        "--namespace",
-        envvar="CONTAINERD_NAMESPACE",
-        show_envvar=True,
-        default="default",
-        show_default=True,
-        metavar="NAME",
-        help="containerd's namespace of images named containerd:…; pods take theirs from k8s.io.",
-    ),
-    click.option(
-        "--containerd",
-        "containerd_address",
-        type=AbsolutePath(),
-        envvar="CONTAINERD_ADDRESS",
-        show_envvar=True,
-        metavar="SOCK",
-        help="containerd's socket; otherwise what the configuration says.",
-    ),
+    namespace_option("of images named containerd:…"),
+    containerd_option,
     config_option,
 )
 

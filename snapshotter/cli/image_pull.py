@@ -9,7 +9,14 @@ import grpc
 import trio
 
 from snapshotter.cli.heeding import heeding
-from snapshotter.cli.options import AbsolutePath, config_option, json_option, parse_platform
+from snapshotter.cli.options import (
+    AbsolutePath,
+    config_option,
+    containerd_option,
+    json_option,
+    namespace_option,
+    parse_platform,
+)
 from snapshotter.cli.pull_view import as_json as pulled_json
 from snapshotter.cli.pull_view import watching
 from snapshotter.cli.show import print_json
@@ -37,24 +44,8 @@ States of a layer:
 @click.option(
     "--platform", "platform_text", metavar="OS/ARCH[/VARIANT]", help="Which image of an index; else this host's."
 )
-@click.option(
-    "--namespace",
-    envvar="CONTAINERD_NAMESPACE",
-    show_envvar=True,
-    default="default",
-    show_default=True,
-    metavar="NAME",
-    help="containerd's namespace for the image; pods take theirs from k8s.io.",
-)
-@click.option(
-    "--containerd",
-    "containerd_address",
-    type=AbsolutePath(),
-    envvar="CONTAINERD_ADDRESS",
-    show_envvar=True,
-    metavar="SOCK",
-    help="containerd's socket; otherwise what the configuration says.",
-)
+@namespace_option("for the image")
+@containerd_option
 @click.option(
     "--snapshotter",
     default="estargz",

@@ -46,6 +46,30 @@ address_option = click.option(
     help="Unix socket of the daemon; otherwise what the configuration says.",
 )
 
+containerd_option = click.option(
+    "--containerd",
+    "containerd_address",
+    type=AbsolutePath(),
+    envvar="CONTAINERD_ADDRESS",
+    show_envvar=True,
+    metavar="SOCK",
+    help="containerd's socket; otherwise what the configuration says.",
+)
+
+
+def namespace_option(what: str) -> Callable[[Command], Command]:
+    """The option --namespace; `what` is looked for there, as its help says."""
+    return click.option(
+        "--namespace",
+        envvar="CONTAINERD_NAMESPACE",
+        show_envvar=True,
+        default="default",
+        show_default=True,
+        metavar="NAME",
+        help=f"containerd's namespace {what}; pods take theirs from k8s.io.",
+    )
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs; sizes are bytes.")
 
 timeout_option = click.option(

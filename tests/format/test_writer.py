@@ -4,29 +4,31 @@ import hashlib
 import io
 import json
 import tarfile
+import tracemalloc
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
-from snapshotter.errors import ConfigError
+from snapshotter.errors import ConfigError, FormatError
 from snapshotter.format.codec import Codec
-from snapshotter.format.footer import TAIL_MIN, parse_footer, toc_json
-from snapshotter.format.index import BuildOptions, Chunk, Index
-from snapshotter.format.index_build import build_index
-from snapshotter.format.members import inflate
-from snapshotter.format.tar_entries import NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME, scan_tar
-from snapshotter.format.writer.gzip_blob import footer
+from snapshotter.format.tar_entries import (
+    NO_PREFETCH_LANDMARK,
+    PREFETCH_LANDMARK,
+    TOC_NAME,
+    EntryType,
+    TarEntry,
+    scan_tar,
+)
+from snapshotter.format.writer.gzip_blob import external_footer, footer
 from snapshotter.format.writer.options import WriterOptions
 from snapshotter.format.writer.write import WrittenLayer, write_layer
 from tests.format.tars import Made, entry, folder, hard_link, listing, symlink, tar, trees
+from tests.format.written import OURS, POOL
 
-OURS = (TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK)
 SMALL = WriterOptions(chunk_size=4096)
-POOL = ThreadPoolExecutor(2)
 
 
 def write(source: bytes, *prioritised: str, options: WriterOptions = SMALL) -> tuple[WrittenLayer, bytes]:
@@ -100,20 +102,18 @@ def test_blob_unpacks_to_the_source_and_its_toc_says_the_same(made: list[Made]) 
             assert by_toc[info.name] == data
 
 
-@given(trees(), st.integers(1, 4))
-def test_blob_does_not_depend_on_parallelism(made: list[Made], parallelism: int) -> None:
-    source = tar(*made)
-    assert write(source, options=WriterOptions(4096, 7, parallelism)) == write(source)
+@pytest.mark.parametrize("form", [{}, {"min_chunk_size": 200_000}, {"compression": Codec.ZSTD}])
+def test_large_layer_is_the_same_with_one_two_and_four_threads(form: dict[str, Any]) -> None:
+    def how(threads: int) -> WriterOptions:
+        return WriterOptions(chunk_size=65536, parallelism=threads, **form)
 
-
-def test_large_layer_is_the_same_with_one_two_and_four_threads() -> None:
     source = tar(*(entry(f"f{n}", bytes([n % 251]) * 70_000 + str(n).encode() * 3000) for n in range(60)))
     blobs = set()
     for threads in (1, 2, 4):
         with ThreadPoolExecutor(threads) as pool:
             blob = io.BytesIO()
             plain = io.BytesIO(source)
-            write_layer(scan_tar(plain).entries, plain, blob, pool, WriterOptions(65536, 7, threads))
+            write_layer(scan_tar(plain).entries, plain, blob, pool, how(threads))
             blobs.add(blob.getvalue())
     assert len(blobs) == 1
 
@@ -250,44 +250,62 @@ def test_no_more_batches_are_under_way_than_asked_for() -> None:
     assert pool.most == 4
 
 
-@pytest.mark.parametrize("options", [(100, 7, 1), (1 << 40, 7, 1), (4096, 0, 1), (4096, 13, 1), (4096, 7, 0)])
-def test_options_out_of_range_are_refused(options: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunk_size": 100},
+        {"chunk_size": 1 << 40},
+        {"level": 0},
+        {"level": 13},
+        {"parallelism": 0},
+        {"min_chunk_size": -1},
+        {"min_chunk_size": 1 << 40},
+        {"compression": Codec.ZSTD, "level": 20},
+        {"compression": Codec.ZSTD, "min_chunk_size": 1},
+        {"compression": Codec.ZSTD, "external_toc": True},
+    ],
+)
+def test_options_out_of_range_or_at_odds_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        WriterOptions(*options)
+        WriterOptions(**options)
 
 
-@given(trees())
-def test_our_own_reader_sees_the_source(made: list[Made]) -> None:
-    layer, blob = write(tar(*made))
-    found = parse_footer(blob[-TAIL_MIN:], len(blob))
-    document = toc_json(found, blob[found.toc_offset : found.toc_end])
-    assert layer.toc_digest == f"sha256:{hashlib.sha256(document).hexdigest()}"
-    options = BuildOptions(Codec.GZIP, len(blob), found.payload_end, layer.digest, allow_unverified=False)
-    index = Index(build_index(document, options), "a test")
-    assert index.verified
-    assert index.prefetch_end == 0
-    for info, data in made:
-        node = 0
-        for part in info.name.encode("utf-8", "surrogateescape").split(b"/"):
-            step = index.lookup(node, part)
-            assert step is not None
-            node = step
-        seen = index.attributes(node)
-        if info.islnk():
-            continue
-        mode = 0o777 if info.issym() else info.mode  # Linux gives links no mode of their own
-        assert (seen.mode & 0o7777, seen.uid, seen.gid) == (mode, info.uid, info.gid)
-        assert seen.mtime_ns == info.mtime * 10**9
-        if info.issym():
-            assert index.readlink(node) == info.linkname.encode("utf-8", "surrogateescape")
-        if info.isreg():
-            assert seen.size == len(data)
-            if data:
-                assert index.digest(node) == hashlib.sha256(data).digest()
-                assert b"".join(_chunk(blob, index, chunk) for chunk in index.chunks(node, 0, len(data))) == data
+def test_external_toc_is_an_archive_of_its_own_and_the_layer_ends_with_a_footer_that_says_so() -> None:
+    layer, blob = write(tar(entry("a", b"1")), options=WriterOptions(external_toc=True))
+    assert blob[-46:] == external_footer()
+    assert external_footer()[10:33] == b"\x15\x00SG\x11\x00STARGZEXTERNALTOC"
+    assert [row[0] for row in listing(gzip.decompress(blob))] == [NO_PREFETCH_LANDMARK, "a"]
+    assert layer.external_toc is not None
+    ((name, *_),) = listing(gzip.decompress(layer.external_toc))
+    assert name == TOC_NAME
 
 
-def _chunk(blob: bytes, index: Index, chunk: Chunk) -> bytes:
-    member = index.member(chunk.member)
-    plain = inflate(Codec.GZIP, blob[member.blob_offset : member.blob_end], 1 << 20)
-    return plain[chunk.inner_offset : chunk.inner_offset + chunk.size]
+@pytest.mark.parametrize("compression", list(Codec))
+def test_tar_that_became_shorter_since_it_was_scanned_is_a_format_error(compression: Codec) -> None:
+    source = tar(entry("a", b"1" * 5000), entry("b", b"2" * 5000))
+    entries = scan_tar(io.BytesIO(source)).entries
+    for cut in (100, 600, 5000, 6200, 9000):
+        with pytest.raises(FormatError, match=r"ends within '[ab]'"):
+            write_layer(entries, io.BytesIO(source[:cut]), io.BytesIO(), POOL, WriterOptions(compression=compression))
+
+
+def test_file_that_declares_ten_gigabytes_and_has_none_is_a_format_error() -> None:
+    header = bytearray(tar(entry("a", b"1"))[:512])
+    header[124:136] = b"\x80" + (10 << 30).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(FormatError, match="ends within 'a'"):
+        scan_tar(io.BytesIO(bytes(header) + bytes(10240)))
+
+
+@pytest.mark.parametrize("compression", list(Codec))
+def test_memory_does_not_grow_with_a_file_of_holes(compression: Codec) -> None:
+    hole = TarEntry("hole", EntryType.REG, 0o644, size=64 << 20, extents=())
+    options = WriterOptions(chunk_size=256 << 10, level=1, compression=compression)
+    tracemalloc.start()
+    try:
+        layer = write_layer([hole], io.BytesIO(), io.BytesIO(), POOL, options)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert layer.plain_size > 64 << 20

@@ -1,4 +1,4 @@
-"""Sound layers of every dialect, from which the fuzzers begin; and one that our own writer made."""
+"""Sound layers of every dialect, from which the fuzzers begin; and some that our own writer made."""
 
 import io
 import random
@@ -54,15 +54,24 @@ BUILT = (
 )
 
 
-def _written() -> bytes:
+def _written(options: WriterOptions) -> bytes:
     """The first of them, converted by the production writer."""
     tar, blob = io.BytesIO(BUILT[0].tar), io.BytesIO()
     with ThreadPoolExecutor(1) as pool:
-        write_layer(scan_tar(tar).entries, tar, blob, pool, WriterOptions(chunk_size=4096), ())
+        write_layer(scan_tar(tar).entries, tar, blob, pool, options, ())
     return blob.getvalue()
 
 
-BLOBS = (*(built.blob for built in BUILT), _written())
+WRITTEN = tuple(
+    _written(options)
+    for options in (
+        WriterOptions(chunk_size=4096),
+        WriterOptions(chunk_size=4096, min_chunk_size=20_000),
+        WriterOptions(chunk_size=4096, compression=Codec.ZSTD),
+    )
+)
+
+BLOBS = (*(built.blob for built in BUILT), *WRITTEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,8 @@ def _sound(blob: bytes, external: bytes) -> Sound:
 
 
 TOCS = tuple(
-    _sound(blob, external) for blob, external in zip(BLOBS, [*(b.external_toc for b in BUILT), b""], strict=True)
+    _sound(blob, external)
+    for blob, external in zip(BLOBS, [*(b.external_toc for b in BUILT), *[b""] * len(WRITTEN)], strict=True)
 )
 
 MEMBERS = {

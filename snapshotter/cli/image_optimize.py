@@ -1,6 +1,5 @@
 """`snapshotter image optimize`: runs the image in containerd once, and converts it with what it read in front."""
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +26,7 @@ from snapshotter.cli.sample_options import (
 from snapshotter.image.convert.conversion import Conversion, ConvertOptions, convert
 from snapshotter.image.convert.layers import Watcher
 from snapshotter.image.convert.prefetch import literal
-from snapshotter.image.optimize.abandoned import PREFIX
+from snapshotter.image.optimize.abandoned import working_directory
 from snapshotter.image.optimize.kept_blobs import KeptBlobs
 from snapshotter.image.optimize.record_file import RECORD_MAX, Recorded, format_record, parse_record
 from snapshotter.image.optimize.running import Request, Sampled, Voice, sample_image
@@ -39,9 +38,9 @@ from snapshotter.image.places.opening import Access, open_places
 EPILOG = f"""{PLACES}
 \b
 Examples:
-  snapshotter image optimize host/app:1 host/app:1-lazy
-  snapshotter image optimize --wait-on-line 'listening on' --net-host host/app:1 host/app:1-lazy
-  snapshotter image optimize --args '["-c", "import json"]' oci:./python:3 oci:./lazy:python
+  snapshotter image optimize host/app:1 host/app:1-fast
+  snapshotter image optimize --net-host --wait-on-line 'listening on' SRC DST
+  snapshotter image optimize --args '["-c", "import json"]' oci:./py:3 oci:./fast:3
 """
 
 
@@ -118,17 +117,15 @@ async def _optimize(work: _Work) -> tuple[Conversion, Sampled | None] | None:
             if work.request is None:
                 with watched() as watcher:
                     return await convert(source, target, work.options, watcher), None
-            with disk_errors(work.options.scratch):
-                temporary = tempfile.TemporaryDirectory(dir=work.options.scratch, prefix=PREFIX)
-            with temporary as directory:
-                blobs = KeptBlobs(source, Path(directory))
+            # What the conversion needs lies in there, too: a killed command's room comes back with the next one.
+            with working_directory(work.options.scratch) as directory:
+                blobs = KeptBlobs(source, directory)
+                containerd, namespace = work.access.containerd, work.access.namespace
                 voice = Voice(_note, watched)
-                access = work.access
-                sampled = await sample_image(
-                    access.containerd, access.namespace, blobs, Path(directory), work.request, voice
-                )
+                sampled = await sample_image(containerd, namespace, blobs, directory, work.request, voice)
                 _tell(sampled, work.request.watching.line)
-                options = replace(work.options, prefetch=[literal(path) for path in sampled.paths])
+                prefetch = [literal(path) for path in sampled.paths]
+                options = replace(work.options, prefetch=prefetch, scratch=directory)
                 with watched() as watcher:
                     conversion = await convert(blobs, target, options, watcher)
                 _tell_platforms(conversion, sampled, work.request)

@@ -50,6 +50,7 @@ Exit codes:
   60  no daemon answers
   61  containerd refused                     62  containerd does not answer
   63  containerd is too old, or not configured for this snapshotter
+  64  the kernel does not tell which files a container reads
  130  interrupted                           141  the reader of the output went away
 """
 

@@ -40,7 +40,7 @@ EPILOG = f"""{PLACES}
 Examples:
   snapshotter image optimize host/app:1 host/app:1-fast
   snapshotter image optimize --net-host --wait-on-line 'listening on' SRC DST
-  snapshotter image optimize --args '["-c", "import json"]' oci:./py:3 oci:./fast:3
+  snapshotter image optimize --args '["-c", "import json"]' SRC DST
 """
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import random
 import select
 import signal
 import subprocess
@@ -37,6 +38,8 @@ from integration.images.script import (
 )
 
 TIMEOUT_S = 120
+ROUNDS = 2
+LONGEST_RUN_S = 1.5
 LANDMARK = ".prefetch.landmark"
 SOURCE, TARGET = "script:plain", "script:optimized"
 # Longer than any of these takes: what ends them is something else.
@@ -273,12 +276,25 @@ def test_image_that_is_pulled_lazily_runs_without_being_fetched(place: Node) -> 
 
 
 def test_input_reaches_the_program_and_its_end_too(place: Node) -> None:
-    process = begin(place, "-i", "--period", "3", stdin=subprocess.PIPE)
+    process = begin(place, "-i", *NEVER_OVER, "--wait-on-line", "no more input", stdin=subprocess.PIPE)
     code, out, said = end(process, "one\ntwo\n")
     assert code == 0, said
-    assert "got one\ngot two\n" in out
-    # It goes on after the end of its input, where it sleeps.
-    assert SLEEPER in fronts(place)[0]
+    assert "got one\ngot two\nno more input\n" in out
+
+
+def test_signal_at_any_moment_leaves_nothing_or_what_the_next_run_removes(place: Node) -> None:
+    for number in (signal.SIGINT, signal.SIGKILL) * ROUNDS:
+        process = begin(place, "--wait-on-line", LINE, target="script:random")
+        moment = random.uniform(0.2, LONGEST_RUN_S)
+        time.sleep(moment)
+        process.send_signal(number)
+        code, _, said = end(process)
+        word = f"signal {number} after {moment} s: {code} {said}"
+        # Before the first line of the program runs, and after the last, a signal does what it does to every process.
+        assert code in (0, 130, -number), word
+        if number == signal.SIGKILL:
+            optimize(place, "--wait-on-line", LINE)
+        assert remains(place) == {}, word
 
 
 def test_program_has_our_terminal_with_its_size_and_gives_it_back(place: Node) -> None:

@@ -32,7 +32,7 @@ case "$1" in
 esac
 echo {LINE}
 case "$1" in
-    serve) while read -r word; do echo "got $word"; done; {SLEEP} & wait ;;
+    serve) while read -r word; do echo "got $word"; done; echo no more input; {SLEEP} & wait ;;
     stuck) {SLEEP} ;;
     fail) exit 3 ;;
 esac

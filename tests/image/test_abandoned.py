@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from snapshotter.image.optimize import abandoned
-from snapshotter.image.optimize.abandoned import is_gone, own_mark
+from snapshotter.errors import NotFound
+from snapshotter.image.optimize.abandoned import is_gone, own_mark, working_directory
 
 
 def changed(number: int, word: str) -> str:
@@ -38,13 +38,23 @@ def test_mark_that_is_none_is_left_alone(mark: str) -> None:
     assert not is_gone(mark)
 
 
-def test_directory_is_deleted_only_if_it_can_be_one_of_ours(tmp_path: Path) -> None:
-    ours, other, aim = tmp_path / "optimize-1", tmp_path / "other", tmp_path / "aim"
-    for folder in (ours, other, aim):
+def test_directory_of_a_killed_command_goes_with_the_next_one_and_no_other_does(tmp_path: Path) -> None:
+    killed, running, unmarked, foreign = (tmp_path / name for name in ("optimize-1", "optimize-2", "optimize-3", "x"))
+    for folder, mark in ((killed, changed(3, "1")), (running, own_mark()), (foreign, changed(3, "1"))):
         folder.mkdir()
-    link = tmp_path / "optimize-2"
-    link.symlink_to(aim)
-    for path in (ours, other, link, Path("optimize-3")):
-        abandoned._remove_directory({abandoned.DIRECTORY: str(path)})
-    abandoned._remove_directory({})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["aim", "optimize-2", "other"]
+        (folder / "owner").write_text(mark)
+        (folder / "blob").write_bytes(b"much")
+    unmarked.mkdir()
+    (tmp_path / "optimize-4").symlink_to(foreign)
+    with working_directory(tmp_path) as ours:
+        assert ours.name.startswith("optimize-")
+        assert not is_gone((ours / "owner").read_text())
+        assert ours.stat().st_mode & 0o777 == 0o700
+        left = {path.name for path in tmp_path.iterdir()} - {ours.name}
+    assert left == {"optimize-2", "optimize-3", "optimize-4", "x"}
+    assert not ours.exists()
+
+
+def test_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="none does not exist"), working_directory(tmp_path / "none"):
+        pass

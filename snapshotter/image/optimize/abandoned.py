@@ -1,13 +1,15 @@
 """What a run leaves whose command was killed: who finds it takes it away.
 
-Container and lease carry a mark of the process that answers for them, so that nobody takes away what is in use.
+Container, lease and directory carry a mark of the process that answers for them, so that nobody takes away what is in use.
 """
 
 import os
 import shutil
 import signal
-from collections.abc import Mapping
-from contextlib import suppress
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapshotter.containerd import containers, leases
@@ -16,19 +18,38 @@ from snapshotter.containerd.containers import Recorded
 from snapshotter.containerd.snapshots import Snapshots
 from snapshotter.containerd.tasks import Task
 from snapshotter.errors import SnapshotterError
+from snapshotter.image.places.disk import disk_errors
 
 OWNER = "estargz-snapshotter/sample-owner"
-DIRECTORY = "estargz-snapshotter/sample-directory"
-PREFIX = "optimize-"
-"""How the names of directories begin that are deleted when they are found in a label."""
+
+_PREFIX = "optimize-"
+_OWNER_FILE = "owner"
 
 _PROC = Path("/proc")
 _BOOT = _PROC / "sys" / "kernel" / "random" / "boot_id"
 
 
-def marked(directory: Path) -> dict[str, str]:
-    """The labels of what this process answers for; `directory` goes with it."""
-    return {OWNER: own_mark(), DIRECTORY: str(directory)}
+def marked() -> dict[str, str]:
+    """The labels of what this process answers for."""
+    return {OWNER: own_mark()}
+
+
+@contextmanager
+def working_directory(parent: Path) -> Iterator[Path]:
+    """A private directory below `parent` for as long as the block runs; those that killed commands left there are removed.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    with disk_errors(parent):
+        for name in os.listdir(parent):
+            if name.startswith(_PREFIX):
+                _remove_abandoned(parent / name)
+        made = tempfile.TemporaryDirectory(dir=parent, prefix=_PREFIX)
+    with made as path:
+        with disk_errors(parent):
+            Path(path, _OWNER_FILE).write_text(own_mark())
+        yield Path(path)
 
 
 def own_mark() -> str:
@@ -64,7 +85,6 @@ async def end_abandoned(client: Client) -> list[str]:
         if is_gone(labels[OWNER]):
             with suppress(SnapshotterError):
                 await leases.delete(Client(client.channel, client.address, client.namespace, lease), sync=True)
-                _remove_directory(labels)
     return ended
 
 
@@ -76,10 +96,14 @@ async def _end(client: Client, container: Recorded) -> None:
     await Snapshots(client, container.snapshotter).remove(container.snapshot_key)
 
 
-def _remove_directory(labels: Mapping[str, str]) -> None:
-    directory = Path(labels.get(DIRECTORY, ""))
-    if directory.name.startswith(PREFIX) and directory.is_absolute() and not directory.is_symlink():
-        shutil.rmtree(directory, ignore_errors=True)
+def _remove_abandoned(path: Path) -> None:
+    """Remove a directory if it is this user's own and the process that made it is gone."""
+    try:
+        mine = stat.S_ISDIR(path.lstat().st_mode) and path.lstat().st_uid == os.geteuid()
+        if mine and is_gone((path / _OWNER_FILE).read_text()):
+            shutil.rmtree(path)
+    except (OSError, UnicodeDecodeError):
+        return  # without a mark, or another command is just removing it
 
 
 def _began(pid: int) -> str:

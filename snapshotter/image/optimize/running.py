@@ -91,7 +91,7 @@ async def sample_image(
         client = Client(channel, containerd, namespace, leases.new_id("optimize"))
         for name in await end_abandoned(client):
             voice.note(f"{name}, left by a command that was killed, is removed")
-        async with _leased(client, directory, voice):
+        async with _leased(client, voice):
             with voice.watching() as watcher:
                 staged = await _staged(client, [plugin.id for plugin in plugins], image, blobs, watcher)
             return await _run(client, staged, digest, workload, directory, request, voice)
@@ -122,7 +122,7 @@ async def _image(blobs: KeptBlobs, request: Request) -> tuple[Image, str]:
 
 
 @asynccontextmanager
-async def _leased(client: Client, directory: Path, voice: Voice) -> AsyncIterator[None]:
+async def _leased(client: Client, voice: Voice) -> AsyncIterator[None]:
     """A lease for the block; with it goes what was made for the run, before this returns."""
 
     async def end() -> None:
@@ -131,7 +131,7 @@ async def _leased(client: Client, directory: Path, voice: Voice) -> AsyncIterato
                 voice.note(complaint)
 
     try:
-        await leases.create(client, marked(directory))
+        await leases.create(client, marked())
         yield
     except BaseException:
         await end()
@@ -179,7 +179,7 @@ async def _run(
             streams=request.streams,
             terminal=workload.terminal,
             directory=place,
-            labels=marked(directory),
+            labels=marked(),
         )
         voice.note(f"{' '.join(workload.args)} runs: {request.watching}")
         sample = await take_sample(client, staged, plan, voice.note)

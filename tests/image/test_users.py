@@ -11,7 +11,7 @@ root:x:0:0:root:/root:/bin/sh
 
 broken line
 daemon:x:one:1::/:/bin/false
-worker:x:1000:1001:Worker:/home/worker:/bin/sh
+worker:x:1000:1001:Worker:/srv/worker:/bin/sh
 \xff\xfe:x:5:6::/:
 """
 GROUP = b"""\

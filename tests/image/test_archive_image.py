@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,16 @@ def test_one_of_several_images_is_chosen_by_its_normalised_name(tmp_path: Path) 
     for name in ("", ":busybox:2"):
         with pytest.raises(NotFound, match=r"\(unnamed\), busybox:1, busybox:latest, example.org/first:v1"):
             at(f"docker-archive:{path}{name}", lambda place: place.manifest(None))
+
+
+def test_archive_that_tar_makes_of_a_layout_is_read(tmp_path: Path) -> None:
+    image = Image(*TARS)
+    image.lay_out(tmp_path / "a")
+    # A second name of a blob before it, which becomes a hard link in the archive.
+    blob = tmp_path / "a" / "blobs" / "sha256" / image.document["layers"][0]["digest"][7:]
+    os.link(blob, tmp_path / "a" / "before")
+    subprocess.run(["tar", "-C", tmp_path / "a", "-czf", tmp_path / "a.tgz", "./before", "."], check=True)
+    assert len(read_back(f"oci-archive:{tmp_path}/a.tgz:v1", tmp_path)) == 3
 
 
 def cut(data: bytes) -> bytes:

@@ -1,15 +1,19 @@
 """Archives as a place to convert to."""
 
+import errno
 import json
+import os
 import platform
+import re
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from snapshotter.errors import ConfigError, FormatError, NotFound
+from snapshotter.errors import ConfigError, FormatError, NotFound, StoreFull
 from snapshotter.image.places.ends import Source, Target
 from snapshotter.registry.manifest import Descriptor
 from snapshotter.registry.platform import host_platform
@@ -157,6 +161,39 @@ def test_blob_that_breaks_off_leaves_the_rest_of_the_archive_whole(tmp_path: Pat
 
     between(source, f"oci-archive:{tmp_path}/b.tar", work)
     assert len(files_of(tmp_path / "b.tar")) == 6
+
+
+class FullDisk:
+    """A file on a disk that takes so many bytes."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self._file, self._room = file, room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: bytes) -> int:
+        if self._file.tell() + len(data) > self._room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return int(self._file.write(data))
+
+    def close(self) -> None:
+        self._file.close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("room", [1200, 1600, 2600, 4600, 6600])
+def test_full_disk_is_told_with_the_archive_and_leaves_nothing(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Image(*TARS).lay_out(tmp_path / "a")
+    path = tmp_path / "out" / "b.tar"
+    path.parent.mkdir()
+    made = tempfile.NamedTemporaryFile
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda **how: FullDisk(made(**how), room))
+    with pytest.raises(StoreFull, match=re.escape(f"no room left at {path}")):
+        copy(source, f"docker-archive:{path}:app:v1", tmp_path)
+    assert list(path.parent.iterdir()) == []
 
 
 def test_same_image_makes_the_same_archive(tmp_path: Path) -> None:

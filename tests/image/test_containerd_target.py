@@ -19,7 +19,7 @@ from snapshotter.image.labels import children_labels
 from snapshotter.image.places.ends import Source, Target
 from snapshotter.registry.manifest import Descriptor, parse_manifest
 from tests.doubles.registry import LoopbackRegistry
-from tests.image.images import OCI_LAYER, OCI_MANIFEST, Image, sha256
+from tests.image.images import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Image, sha256
 from tests.image.places import TARS, between, copier, copy
 from tests.image.stores import There, layers_of, store
 
@@ -85,6 +85,17 @@ def test_blobs_are_mounted_from_the_repository_that_labels_name(there: There, tm
             registry.script(f"/v2/other/app/blobs/{digest}", "404", method="HEAD")
         target = f"{registry.host}/other/app:v2"
         assert copy(f"containerd:{registry.reference(':v1')}", target, tmp_path, there.how) == []
+
+
+def test_index_keeps_all_its_images(there: There, tmp_path: Path) -> None:
+    images = {name: Image(name.encode(), architecture=name) for name in ("amd64", "arm64")}
+    entries = [{**one.manifest(), "platform": {"os": "linux", "architecture": name}} for name, one in images.items()]
+    whole = Image()
+    whole.document, whole.media_type = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}, OCI_INDEX
+    whole.blobs = {digest: data for one in images.values() for digest, data in one.blobs.items()}
+    copy(whole.lay_out(tmp_path / "a"), "containerd:app:v1", tmp_path, there.how)
+    there.node.collect()
+    assert set(there.node.blobs) == set(whole.blobs)
 
 
 def test_suffix_is_behind_the_tag_of_the_record(there: There, tmp_path: Path) -> None:

@@ -102,8 +102,10 @@ class ArchiveFile:
             self._members[name] = Member(name, header.offset_data, header.size)
         elif header.type == tarfile.SYMTYPE:
             self._members[name] = clean_name(posixpath.join(posixpath.dirname(name), header.linkname))
-        elif header.type == tarfile.LNKTYPE:
-            self._members[name] = clean_name(header.linkname)
+        elif header.type == tarfile.LNKTYPE and (target := self.find(header.linkname)) is not None:
+            self._members[name] = (
+                target  # what it is now: tar may give a file twice, the second time as a link to itself
+            )
         else:
             self._members.pop(name, None)  # a directory, or what no tool puts into such an archive
         if len(self._members) > MEMBERS_MAX:

@@ -91,9 +91,10 @@ class ArchiveTarget:
     def _append(self, name: str, size: int, content: Path | bytes, on_progress: OnProgress) -> None:
         start = self._out.tell()
         try:
-            self._out.write(_header(name, size, tarfile.REGTYPE))
-            copy_exactly(content, size, self._out.write, on_progress)
-            self._out.write(bytes(-size % tarfile.BLOCKSIZE))
+            with disk_errors(self._location.path):
+                self._out.write(_header(name, size, tarfile.REGTYPE))
+                copy_exactly(content, size, self._out.write, on_progress)
+                self._out.write(bytes(-size % tarfile.BLOCKSIZE))
         except BaseException:
             with suppress(OSError):
                 self._out.seek(start)
@@ -138,13 +139,14 @@ async def writing_archive(location: OciArchiveLocation | DockerArchiveLocation) 
     with disk_errors(path.parent):
         out = tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False)  # noqa: SIM115
     try:
-        with out:
-            target = ArchiveTarget(location, out)  # type: ignore[arg-type]
-            target.begin()
-            yield target
-            if target.is_named:
-                await trio.to_thread.run_sync(_conclude, target, out, path)
+        target = ArchiveTarget(location, out)  # type: ignore[arg-type]
+        target.begin()
+        yield target
+        if target.is_named:
+            await trio.to_thread.run_sync(_conclude, target, out, path)
     finally:
+        with suppress(OSError):  # of a full disk, which has been told
+            out.close()
         with suppress(FileNotFoundError):
             os.unlink(out.name)
 

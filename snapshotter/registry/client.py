@@ -175,14 +175,18 @@ class Registry:
             FormatError: the source has not `size` bytes.
             RegistryError: and its subclasses, as `manifest`.
         """
-        if await self.blob_exists(ref, digest):
-            return False
-        await self._first(
-            self._push_needs(ref, push_scope(ref.repository)),
-            f"upload of {digest}",
-            lambda need: push.push_blob(self._exchange, need, digest, size, source, on_progress),
-        )
-        return True
+        checked_digest(digest)
+        sent = False
+
+        async def once(need: Need) -> None:
+            nonlocal sent
+            # Before each try: one whose answer was lost may have stored it.
+            if not await push.blob_exists(self._exchange, need, digest):
+                sent = True
+                await push.push_blob(self._exchange, need, digest, size, source, on_progress)
+
+        await self._first(self._push_needs(ref, push_scope(ref.repository)), f"upload of {digest}", once)
+        return sent
 
     async def push_manifest(self, ref: Reference, raw: bytes, media_type: str) -> str:
         """Store a manifest under the tag of `ref` (under its digest if it has no tag), and return its digest.

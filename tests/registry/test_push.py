@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from urllib.parse import SplitResult
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from snapshotter.registry.push import Source
 from snapshotter.registry.reference import Reference, parse_reference
 from snapshotter.registry.retry import RetryPolicy
 from tests.doubles.registry import LoopbackRegistry, digest_of
+from tests.doubles.server import Handler, Recorded
 from tests.doubles.token_server import TokenServer
 from tests.registry.memory import Known, Network, client, simulate
 
@@ -120,6 +122,22 @@ def test_a_mount_that_does_not_happen_is_told() -> None:
     with LoopbackRegistry() as server:
         pushing(server, mount(taken=False))
         assert [(record.method, record.status) for record in server.requests] == [("POST", 202)]
+
+
+def test_a_blob_whose_answer_was_lost_is_not_sent_again() -> None:
+    with LoopbackRegistry() as server:
+        stored = server.answer
+
+        def lost(handler: Handler, record: Recorded, url: SplitResult) -> None:
+            if record.method == "PUT":
+                server.add_blob(record.body)
+                handler.close_connection = True
+                return
+            stored(handler, record, url)
+
+        server.answer = lost  # type: ignore[method-assign]
+        pushing(server, push(source()))
+        assert [record.method for record in server.requests] == ["HEAD", "POST", "PUT", "HEAD"]
 
 
 def test_progress_counts_what_was_sent_once() -> None:

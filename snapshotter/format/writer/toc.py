@@ -69,7 +69,9 @@ class FileRow:
             row["endOffset"] = first["endOffset"] = member[1]
         self._left -= 1
         if not self._left:
-            first.setdefault("digest", digest)
+            # Always the last key: whether it was known before or after the first chunk had its place is a matter of
+            # timing, and the bytes of the TOC must not be.
+            first["digest"] = first.pop("digest", digest)
             self.done = True
             self._toc.settle()
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from snapshotter.errors import FormatError
-from snapshotter.image.places.docker_manifest import SavedImage, familiar, parse_saved, saved_json
+from snapshotter.errors import FormatError, NotFound
+from snapshotter.image.places.docker_manifest import SavedImage, choose, familiar, parse_saved, saved_json
 from snapshotter.registry.reference import parse_reference
 
 
@@ -34,6 +34,15 @@ def test_what_is_written_is_read_back() -> None:
 def test_lists_that_are_null_are_empty_and_unknown_keys_are_passed_over() -> None:
     raw = b'[{"Config": "c", "RepoTags": null, "Layers": null, "LayerSources": {}}]'
     assert parse_saved(raw, "there") == [SavedImage("c", (), ())]
+
+
+def test_one_image_under_two_names_is_one_image() -> None:
+    twice = [SavedImage("c", ("l",), ("x:1",)), SavedImage("c", ("l",), ("y:1",))]
+    assert choose(twice, None, "there") == twice[0]
+    with pytest.raises(NotFound, match="exactly one image; append :NAME; it has: x:1, y:1"):
+        choose([twice[0], SavedImage("c", ("m",), ("y:1",))], None, "there")
+    with pytest.raises(NotFound, match="it has: none"):
+        choose([], None, "there")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def choose(images: Sequence[SavedImage], wanted: Reference | None, where: str) -
         NotFound: there is none, or there are several.
     """
     found = [one for one in images if wanted is None or any(_means(name, wanted) for name in one.names)]
-    if len(set(found)) != 1:
+    # One image with two names is one image.
+    if len({(one.config, one.layers) for one in found}) != 1:
         names = sorted({name for one in images for name in one.names or ("(unnamed)",)})
         shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
         what = f"one image named {wanted}" if wanted else "exactly one image; append :NAME"

@@ -87,6 +87,7 @@ def inspect_command(
         platforms=tuple(dict.fromkeys(map(parse_platform, platform_texts))),
         all_platforms=all_platforms,
         top=top,
+        whole=files or toc_of is not None,
     )
     found = trio.run(_inspect, location, access, options)
     if found is None:

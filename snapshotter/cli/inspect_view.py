@@ -11,7 +11,7 @@ from rich.text import Text
 
 from snapshotter.cli import show
 from snapshotter.format.footer import Flavor
-from snapshotter.image.inspect.contents import Row, SizedDirectory, SizedFile
+from snapshotter.image.inspect.contents import Row, SizedDirectory, SizedFile, is_first
 from snapshotter.image.inspect.inspection import ImageLook, Inspection, config_summary
 from snapshotter.image.inspect.tables import LayerLook
 
@@ -111,12 +111,12 @@ def _layers(image: ImageLook, *, wide: bool) -> Any:
         toc = layer.toc
         cells = [f"  {layer.number}", show.short(layer.descriptor.digest), show.human(layer.descriptor.size)]
         cells += [show.human(toc.listing.content_size) if toc else "?", _format(layer)]
-        cells += [str(len(toc.listing.rows)) if toc else "?"]
+        cells += [str(toc.listing.entries) if toc else "?"]
         if wide:
             cells += [str(toc.listing.chunks) if toc else "?", show.human(toc.size) if toc else "-"]
         cells += [_in_front(layer)]
         if wide:
-            cells += [str(len(toc.listing.first())) if toc and toc.listing.landmark else "-"]
+            cells += [str(toc.listing.prefetch_files) if toc and toc.listing.landmark else "-"]
         lazy = layer.reason is None
         table.add_row(*map(show.cell, cells), show.cell("yes" if lazy else "no", "green" if lazy else "yellow"))
     if len(image.layers) > 1:
@@ -124,14 +124,14 @@ def _layers(image: ImageLook, *, wide: bool) -> Any:
         unknown = "+" if len(tocs) < len(image.layers) else ""
         cells = ["", "all", show.human(sum(layer.descriptor.size for layer in image.layers))]
         cells += [show.human(sum(toc.listing.content_size for toc in tocs)) + unknown if tocs else "?", ""]
-        cells += [f"{sum(len(toc.listing.rows) for toc in tocs)}{unknown}" if tocs else "?"]
+        cells += [f"{sum(toc.listing.entries for toc in tocs)}{unknown}" if tocs else "?"]
         if wide:
             cells += [f"{sum(toc.listing.chunks for toc in tocs)}{unknown}" if tocs else "?"]
             cells += [show.human(sum(toc.size for toc in tocs)) if tocs else "-"]
         front = sum(toc.listing.prefetch_size or 0 for toc in tocs)
         cells += [show.human(front) if front else "none" if tocs else "-"]
         if wide:
-            cells += [str(sum(len(toc.listing.first()) for toc in tocs)) if tocs else "-"]
+            cells += [str(sum(toc.listing.prefetch_files for toc in tocs)) if tocs else "-"]
         table.add_row(*cells, style="dim")
     return table
 
@@ -184,9 +184,9 @@ def _entries(layer: LayerLook, console: Console) -> None:
     if layer.toc is None:
         console.print(show.cell(f"  cannot be looked into: {layer.why}"))
         return
-    first = layer.toc.listing.prefetch_size or 0
+    first = layer.toc.listing.prefetch_size
     for row in layer.toc.listing.rows:
-        mark = "*" if row.offset is not None and row.offset < first else " "
+        mark = "*" if is_first(row, first) else " "
         offset = "-" if row.offset is None else str(row.offset)
         when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(row.mtime_ns // 10**9))
         size = f"{row.device[0]},{row.device[1]}" if row.type in ("char", "block") else str(row.size)
@@ -245,7 +245,6 @@ def _image_json(image: ImageLook, *, files: bool) -> dict[str, Any]:
 def _layer_json(layer: LayerLook, *, files: bool) -> dict[str, Any]:
     toc = layer.toc
     listing = toc.listing if toc else None
-    first = listing.first() if listing and listing.landmark else None
     made: dict[str, Any] = {
         "number": layer.number,
         "digest": layer.descriptor.digest,
@@ -259,21 +258,21 @@ def _layer_json(layer: LayerLook, *, files: bool) -> dict[str, Any]:
         "why": layer.why or None,
         "toc_digest": toc.digest if toc else None,
         "toc_size": toc.size if toc else None,
-        "toc_json_size": len(toc.document) if toc else None,
+        "toc_json_size": toc.json_size if toc else None,
         "toc_as_promised": toc.agrees if toc else None,
         "content_size": listing.content_size if listing else None,
-        "entries": len(listing.rows) if listing else None,
+        "entries": listing.entries if listing else None,
         "chunks": listing.chunks if listing else None,
         "landmark": listing.landmark if listing else None,
         "prefetch_size": listing.prefetch_size if listing else None,
-        "prefetch_files": len(first) if first is not None else None,
+        "prefetch_files": listing.prefetch_files if listing and listing.landmark else None,
     }
     if files:
-        made["files"] = [_row_json(row, listing.prefetch_size or 0) for row in listing.rows] if listing else None
+        made["files"] = [_row_json(row, listing.prefetch_size) for row in listing.rows] if listing else None
     return made
 
 
-def _row_json(row: Row, first: int) -> dict[str, Any]:
+def _row_json(row: Row, first: int | None) -> dict[str, Any]:
     return {
         "path": row.name,
         "type": row.type,
@@ -286,5 +285,5 @@ def _row_json(row: Row, first: int) -> dict[str, Any]:
         "device": list(row.device) if row.type in ("char", "block") else None,
         "offset": row.offset,
         "chunks": row.chunks,
-        "first": row.offset is not None and row.offset < first,
+        "first": is_first(row, first),
     }

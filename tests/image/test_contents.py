@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from snapshotter.format.tar_entries import EntryType, TarEntry
 from snapshotter.format.toc import Entry
 from snapshotter.image.convert.tree import ImageTree
-from snapshotter.image.inspect.contents import Row, SeenTree, listing
+from snapshotter.image.inspect.contents import Row, SeenTree, is_first, listing
 
 NAMES = st.lists(st.sampled_from(["a", "b", ".wh.a", ".wh.b", ".wh..wh..opq"]), min_size=1, max_size=3).filter(
     lambda parts: not any(part.startswith(".wh.") for part in parts[:-1])
@@ -84,6 +84,7 @@ def test_landmarks_are_no_entries_and_the_one_that_has_files_in_front_counts() -
     found = listing(entries)
     assert [one.name for one in found.rows] == ["front", "dir", "behind", "empty"]
     assert (found.landmark, found.prefetch_size, found.chunks, found.content_size) == (".prefetch.landmark", 20, 3, 14)
-    assert [one.name for one in found.first()] == ["front"]
+    assert [one.name for one in found.rows if is_first(one, found.prefetch_size)] == ["front"]
+    assert (found.entries, found.prefetch_files) == (4, 1)
     assert listing(entries[:3]).prefetch_size == 0
     assert listing(entries[4:]).prefetch_size is None

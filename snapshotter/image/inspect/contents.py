@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from snapshotter.format.attributes import Clock
@@ -27,31 +28,21 @@ class Row(NamedTuple):
     chunks: int
 
 
-class Listing(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Listing:
     """The entries of a layer, without the marks that a converter put among them. `landmark` is such a mark's name, None if there is none.
 
-    `prefetch_size` bytes of the blob, None without a mark, hold the files that are `first` and are fetched in one go.
+    `prefetch_size` bytes of the blob, None without a mark, are fetched in one go; `prefetch_files` begin in them. `chunks` are pieces that
+    can be fetched and verified one by one, `content_size` is the size of all files unpacked.
     """
 
-    rows: list[Row]
+    rows: Sequence[Row]
+    entries: int
+    chunks: int
+    content_size: int
     landmark: str | None
     prefetch_size: int | None
-
-    @property
-    def content_size(self) -> int:
-        """Bytes of all files of the layer, unpacked."""
-        return sum(row.size for row in self.rows)
-
-    @property
-    def chunks(self) -> int:
-        """Pieces that can be fetched and verified one by one."""
-        return sum(row.chunks for row in self.rows)
-
-    def first(self) -> list[Row]:
-        """The files in front of the mark, in the order of the blob."""
-        end = self.prefetch_size or 0
-        rows = [row for row in self.rows if row.offset is not None and row.offset < end]
-        return sorted(rows, key=lambda row: (row.offset, row.name))
+    prefetch_files: int
 
 
 def listing(entries: Iterable[Entry]) -> Listing:
@@ -94,7 +85,20 @@ def listing(entries: Iterable[Entry]) -> Listing:
                 1 if full else 0,
             )
         )
-    return Listing(rows, landmark, prefetch_size)
+    return Listing(
+        rows,
+        entries=len(rows),
+        chunks=sum(row.chunks for row in rows),
+        content_size=sum(row.size for row in rows),
+        landmark=landmark,
+        prefetch_size=prefetch_size,
+        prefetch_files=sum(is_first(row, prefetch_size) for row in rows),
+    )
+
+
+def is_first(row: Row, prefetch_size: int | None) -> bool:
+    """Whether a file is in front of the mark behind the first `prefetch_size` bytes, None without a mark."""
+    return row.offset is not None and row.offset < (prefetch_size or 0)
 
 
 class SizedFile(NamedTuple):

@@ -1,6 +1,6 @@
 """Look into an image without fetching its layers: documents whole, of each layer the end of its blob."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +35,8 @@ class InspectOptions:
     all_platforms: bool = False
     top: int = 10
     """So many files and directories, the biggest ones."""
+    whole: bool = False
+    """Keep every table of contents and its entries, too; else an image of many large layers does not take much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ async def inspect(location: Location, access: Access, options: InspectOptions) -
             members = tuple(Member(child, _ATTESTS in child.annotations) for child in document.manifests)
         chosen = await _chosen(Chosen(top, document), source, options)
         tocs = _ExternalTocs(stack, location, access)
-        look = _Look(source, tocs, options.top)
+        look = _Look(source, tocs, options)
         images = [await look.image(one) for one in chosen]
         return Inspection(top, members, tuple(images), look.fetched)
 
@@ -147,11 +149,10 @@ class _ExternalTocs:
 
 
 class _Look:
-    def __init__(self, source: Source, tocs: _ExternalTocs, top: int) -> None:
+    def __init__(self, source: Source, tocs: _ExternalTocs, options: InspectOptions) -> None:
         self._source = source
         self._tocs = tocs
-        self._top = top
-        self._limit = trio.CapacityLimiter(_AT_ONCE)
+        self._options = options
         self.fetched = 0
 
     async def image(self, chosen: Chosen) -> ImageLook:
@@ -162,19 +163,31 @@ class _Look:
             )
         raw = await self._source.document(manifest.config)
         config = parse_config(raw, manifest.config, len(manifest.layers))
-        looks: list[LayerLook | None] = [None] * len(manifest.layers)
+        layers: list[LayerLook] = []
+        tree = SeenTree()
+        for first in range(0, len(manifest.layers), _AT_ONCE):
+            numbers = range(first, min(first + _AT_ONCE, len(manifest.layers)))
+            for found in await self._together(numbers, manifest.layers, config.diff_ids):
+                look = await self._with_toc(found)
+                if look.toc is not None:
+                    await trio.to_thread.run_sync(tree.add, look.number, look.toc.listing.rows)
+                layers.append(look if self._options.whole else look.outlined())
+        seen = await trio.to_thread.run_sync(tree.biggest, self._options.top)
+        platform = str(normalised(Platform(config.os, config.architecture, config.variant)))
+        return ImageLook(chosen.descriptor, platform, config, tuple(layers), *seen)
 
-        async def look(number: int, layer: Descriptor, diff_id: str) -> None:
-            async with self._limit:
-                looks[number] = await look_into(number + 1, layer, diff_id, self._read)
+    async def _together(
+        self, numbers: Iterable[int], layers: Sequence[Descriptor], diff_ids: Sequence[str]
+    ) -> list[LayerLook]:
+        found: dict[int, LayerLook] = {}
+
+        async def look(number: int) -> None:
+            found[number] = await look_into(number + 1, layers[number], diff_ids[number], self._read)
 
         async with trio.open_nursery() as nursery:
-            for number, (layer, diff_id) in enumerate(zip(manifest.layers, config.diff_ids, strict=True)):
-                nursery.start_soon(look, number, layer, diff_id)
-        layers = tuple([await self._with_toc(look) for look in looks if look is not None])
-        seen = await trio.to_thread.run_sync(_seen, layers, self._top)
-        platform = str(normalised(Platform(config.os, config.architecture, config.variant)))
-        return ImageLook(chosen.descriptor, platform, config, layers, *seen)
+            for number in numbers:
+                nursery.start_soon(look, number)
+        return [found[number] for number in sorted(found)]
 
     async def _with_toc(self, look: LayerLook) -> LayerLook:
         """`look`, with the table of contents of a layer that keeps it elsewhere: that place is opened by the task that closes it."""
@@ -191,14 +204,6 @@ class _Look:
         section = await self._tocs.section(layer)
         self.fetched += len(section)
         return section
-
-
-def _seen(layers: Sequence[LayerLook], count: int) -> tuple[int, list[SizedFile], list[SizedDirectory]]:
-    tree = SeenTree()
-    for layer in layers:
-        if layer.toc is not None:
-            tree.add(layer.number, layer.toc.listing.rows)
-    return tree.biggest(count)
 
 
 def config_summary(config: ImageConfig) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import trio
 
@@ -32,11 +33,12 @@ ExternalToc = Callable[[Descriptor], Awaitable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Toc:
-    """A table of contents. `size` is how many bytes it takes compressed, `document` its JSON, `agrees` whether that is what the
+    """A table of contents. `size` is how many bytes it takes compressed, `document` its JSON of `json_size` bytes, `agrees` whether that is what the
     image's manifest promises, None if that promises nothing.
     """
 
     size: int
+    json_size: int
     document: bytes
     digest: str
     agrees: bool | None
@@ -57,6 +59,12 @@ class LayerLook:
     toc: Toc | None
     reason: Reason | None
     why: str
+
+    def outlined(self) -> Self:
+        """The same without the table of contents and its entries, which may be large."""
+        if self.toc is None:
+            return self
+        return replace(self, toc=replace(self.toc, document=b"", listing=replace(self.toc.listing, rows=())))
 
 
 async def look_into(
@@ -140,7 +148,7 @@ def _judged(layer: Descriptor, footer: Footer, section: bytes) -> tuple[Toc, Sna
         # Sound, perhaps, but for the digests of its pieces: then it can be shown.
         build_index(document, options[1])
         fault = fault or NotLazy(Reason.TOC_INVALID, str(error))
-    return Toc(len(section), document, digest, agrees, listing(decode_entries(document))), fault
+    return Toc(len(section), len(document), document, digest, agrees, listing(decode_entries(document))), fault
 
 
 def _compression(layer: Descriptor) -> str:

@@ -3,8 +3,9 @@
 import pytest
 
 from integration.conftest import StartNode
+from integration.fidelity import differences, report
 from integration.harness.node import LAZY_ALIAS, Node
-from integration.images.convert import convert_elsewhere
+from integration.images.convert import convert, convert_elsewhere
 from integration.images.sample import SMALL_OUTPUT, SMALL_WORKLOAD, WORKLOAD
 
 FORMS = pytest.mark.parametrize("options", [(), ("--zstdchunked",)], ids=["estargz", "zstdchunked"])
@@ -41,15 +42,49 @@ def test_large_image_converted_by_another_tool_runs_lazily(
     assert node.run(image, *WORKLOAD).stdout == "ready [1]\n"
 
 
-def test_our_image_is_pulled_lazily_by_another_tool(start_node: StartNode, lazy_images: None) -> None:
+@FORMS
+def test_our_image_is_pulled_lazily_by_another_tool(
+    start_node: StartNode, lazy_images: None, options: tuple[str, ...]
+) -> None:
     node = start_node()
-    reference = node.reference("small:lazy")
+    name = "small:lazy"
+    if options:
+        name = "small:lazy-zstd"
+        convert(node.registry.host, "small:plain", name, *options)
+    reference = node.reference(name)
     node.ctr(program="ctr-remote")("images", "rpull", "--plain-http", "--snapshotter", LAZY_ALIAS, reference)
     with node.registry.client() as client:
-        layers = {layer["digest"] for layer in client.manifest("small", "lazy")["layers"]}
+        layers = {layer["digest"] for layer in client.manifest(*name.split(":"))["layers"]}
     assert set(node.ctr().content()) & layers == set()
     output = node.ctr().run(reference, "workload", SMALL_WORKLOAD, snapshotter=LAZY_ALIAS, cgroup=node.place.name)
     assert output == SMALL_OUTPUT
+
+
+@pytest.mark.parametrize("image", ["small", pytest.param("torture-readable", marks=pytest.mark.long)])
+@FORMS
+def test_each_tool_takes_what_the_other_made_and_changes_nothing_in_it(
+    whole_node: Node, image: str, options: tuple[str, ...]
+) -> None:
+    host, form = whole_node.registry.host, "".join(options)
+    ctr_remote = whole_node.ctr(program="ctr-remote")
+    plain, ours, theirs, again, back, kept = (
+        f"{image}:{word}"
+        for word in ("plain", *(f"{word}{form}" for word in ("ours", "theirs", "again", "back", "kept")))
+    )
+    convert(host, plain, ours, *options)
+    convert_elsewhere(ctr_remote, host, plain, theirs, *options)
+    convert(host, theirs, again, *options)
+    convert_elsewhere(ctr_remote, host, ours, back, *options)
+    convert(host, theirs, kept, "--reuse", *options)
+    for name in (plain, again, back):
+        whole_node.pull_whole(name)
+    with whole_node.view(plain, namespace="default") as before:
+        for name in (again, back):
+            with whole_node.view(name, namespace="default") as after:
+                assert report(differences(before, after)) == ""
+    with whole_node.registry.client() as client:
+        digests = [[one["digest"] for one in client.manifest(*name.split(":"))["layers"]] for name in (theirs, kept)]
+    assert digests[0] == digests[1]
 
 
 def test_another_tool_finds_the_toc_digest_that_we_annotated(whole_node: Node, lazy_images: None) -> None:

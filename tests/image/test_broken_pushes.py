@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from integration.harness.process import wait_for
+from snapshotter.layer.opening import EXTERNAL_SUFFIX
 from tests.doubles.registry import LoopbackRegistry
 from tests.doubles.relay import Relay
 from tests.format.tars import entry, tar
@@ -88,6 +89,17 @@ def test_upload_whose_connection_breaks_in_the_middle_begins_anew(registry: Loop
         cutter.start()
         assert run(source, f"{relay.address}/{registry.repository}:{TAG}") == 0
         cutter.join()
+    assert image_is_whole(registry)
+
+
+def test_image_is_named_after_its_tables_of_contents_outside(registry: LoopbackRegistry, tmp_path: Path) -> None:
+    source = Image(LOWER, UPPER).lay_out(tmp_path / "a")
+    tables = TAG + EXTERNAL_SUFFIX
+    registry.script(f"/manifests/{tables}", "400", method="PUT")
+    assert run(source, registry.reference(f":{TAG}"), "--external-toc") != 0
+    assert not {name for _, name in registry.manifests} & {TAG, tables}
+    assert run(source, registry.reference(f":{TAG}"), "--external-toc") == 0
+    assert writes(registry, "PUT")[-2:] == [tables, TAG]
     assert image_is_whole(registry)
 
 

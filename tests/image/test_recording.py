@@ -309,3 +309,22 @@ def status_of(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].partition(" ")[0].replace("Z", "")
     except FileNotFoundError:
         return ""
+
+
+def test_file_larger_than_an_old_offset_holds_is_recorded(start: Start) -> None:
+    box = start({"large": ""})
+    os.truncate(box.folder / "lower" / "large", 5 << 30)
+    assert record(box, "open('/large', 'rb').read(1)") == ["large"]
+
+
+def test_names_of_one_file_are_recorded_each_by_its_first_use_however_often_it_is_read(start: Start) -> None:
+    box = start({"a": "1" * 10_000})
+    for name in ("b", "c"):
+        os.link(box.folder / "lower" / "a", box.folder / "lower" / name)
+    code = """
+        for name in ("/b", "/a", "/b"):
+            for _ in range(500):
+                with open(name) as file:
+                    while file.read(100): pass
+    """
+    assert record(box, code) == ["b", "a"]

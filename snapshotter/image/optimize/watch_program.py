@@ -30,7 +30,6 @@ FAN_REPORT_FD_ERROR = 0x2000  # Linux 6.13
 FAN_MARK_ADD, FAN_MARK_MOUNT, FAN_MARK_FILESYSTEM = 0x1, 0x10, 0x100
 FAN_MARK_IGNORED_MASK, FAN_MARK_IGNORED_SURV_MODIFY, FAN_MARK_FLUSH = 0x20, 0x40, 0x80
 FAN_MARK_EVICTABLE = 0x200  # Linux 5.19
-_O_LARGEFILE = 0o100000
 _EVENT = struct.Struct("=IBBHQii")  # length, version, reserved, length of this, mask, descriptor, process
 # Of each event the kernel opens a file for us; a process may have 1024.
 _EVENTS_A_READ = 256
@@ -167,10 +166,9 @@ class Watch:
     def _note(self, descriptor: int, process: int) -> None:
         about = os.fstat(descriptor)
         regular = stat.S_ISREG(about.st_mode)
-        if not regular or about.st_nlink == 1:
-            # One event is enough, unless it has another name to be found under; a pipe is opened for us at most once,
-            # since a writer could take us for its reader.
-            self._ignore(descriptor)
+        # One event is enough, but a file with several names may be opened by each. A pipe is opened for us once at most, since a
+        # writer could take us for its reader.
+        self._ignore(descriptor, FAN_ACCESS if regular and about.st_nlink > 1 else _WATCHED)
         if not regular:
             return
         path = os.readlink(b"/proc/self/fd/%d" % descriptor)
@@ -182,12 +180,10 @@ class Watch:
             inside = inside[: -len(_DELETED)]
         self.found.setdefault(self._overlay.name_in_image(inside))
 
-    def _ignore(self, descriptor: int) -> None:
+    def _ignore(self, descriptor: int, mask: int) -> None:
         for more in (FAN_MARK_EVICTABLE, 0):
             flags = FAN_MARK_ADD | FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORED_SURV_MODIFY | more
-            if not _libc.fanotify_mark(
-                self.fanotify, ctypes.c_uint(flags), ctypes.c_uint64(_WATCHED), descriptor, None
-            ):
+            if not _libc.fanotify_mark(self.fanotify, ctypes.c_uint(flags), ctypes.c_uint64(mask), descriptor, None):
                 return
 
     def _place(self, descriptor: int, process: int, path: bytes) -> bytes | None:
@@ -298,7 +294,7 @@ def _events(data: bytes) -> "list[tuple[int, int, int]]":
 
 def _group() -> int:
     # Never for writing, and never waiting for a pipe's other end.
-    opened = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | _O_LARGEFILE
+    opened = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     flags = FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS
     for more in (FAN_REPORT_FD_ERROR, 0):
         group = _libc.fanotify_init(ctypes.c_uint(flags | more), ctypes.c_uint(opened))

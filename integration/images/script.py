@@ -20,12 +20,14 @@ SLEEP = f"/{SLEEPER} sleep 1000"
 USER, UID, GROUP_GID = "worker", 1234, 77
 """The image runs as this user, who is in one more group."""
 
-# What the shell itself cannot do it has a program for, which nobody needs before the line.
+# What the shell itself cannot do it has a program for. That is used before the line as well, so that every run that ends with the
+# line reads the same files.
 PROGRAM = f"""#!/{SHELL}
 read -r word < /{FIRST}
 echo "$word from $PWD as $(while read -r key value rest; do case $key in (Uid:) echo "$value";; esac; done < /proc/self/status)"
 read -r word < /{SECOND}
 echo "$word $GREETING" >&2
+/{SLEEPER} true
 case "$1" in
     serve) trap 'echo told to end; exit 0' TERM ;;
     stuck) trap '' TERM ;;

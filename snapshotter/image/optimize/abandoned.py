@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import trio
+
 from snapshotter.containerd import containers, leases
 from snapshotter.containerd.client import Client
 from snapshotter.containerd.containers import Recorded
 from snapshotter.containerd.snapshots import Snapshots
 from snapshotter.containerd.tasks import Task
 from snapshotter.errors import SnapshotterError
+from snapshotter.image.optimize.remnants import clear_remnants
 from snapshotter.image.places.disk import disk_errors
 
 OWNER = "estargz-snapshotter/sample-owner"
@@ -92,6 +95,7 @@ async def _end(client: Client, container: Recorded) -> None:
     task = Task(client, container.id)
     await task.kill(signal.SIGKILL, everyone=True)
     await task.delete()
+    await trio.to_thread.run_sync(clear_remnants, client.namespace, container.id)
     await containers.delete(client, container.id)
     await Snapshots(client, container.snapshotter).remove(container.snapshot_key)
 

@@ -17,6 +17,7 @@ from snapshotter.containerd.containers import Recorded
 from snapshotter.containerd.tasks import Task
 from snapshotter.errors import ContainerdError, ContainerdUnreachable, SnapshotterError
 from snapshotter.image.optimize.recording import Recording, recording
+from snapshotter.image.optimize.remnants import clear_remnants
 from snapshotter.image.optimize.staging import Staged
 from snapshotter.image.optimize.stdio import LineWatch, Stdio, Streams, open_stdio
 from snapshotter.image.optimize.terminal import follow_size, raw
@@ -127,7 +128,9 @@ class _Run:
         stdio = open_stdio(plan.directory, plan.streams, watch, terminal=plan.terminal)
         try:
             try:
-                pid = await self._task.create(mounts, stdio.pipes)
+                # Given up in the middle, containerd 1.6 loses sight of what it has made. It has a deadline of its own.
+                with trio.CancelScope(shield=True):
+                    pid = await self._task.create(mounts, stdio.pipes)
             except ContainerdUnreachable:
                 raise
             except ContainerdError as error:
@@ -142,6 +145,7 @@ class _Run:
         for step in (
             lambda: self._task.kill(signal.SIGKILL, everyone=True),
             self._task.delete,
+            lambda: trio.to_thread.run_sync(clear_remnants, self._client.namespace, self._plan.name),
             lambda: containers.delete(self._client, self._plan.name),
             lambda: self._snapshots.remove(self._plan.name),
         ):
@@ -157,6 +161,8 @@ class _Run:
             if plan.watching.until_signal:
                 # Before the start: whoever sees the program's first words may press Ctrl-C at once.
                 signals = undo.enter_context(trio.open_signal_receiver(signal.SIGINT))
+            if plan.terminal and plan.streams.stdin is not None:
+                undo.enter_context(raw(plan.streams.stdin))
             async with trio.open_nursery() as nursery:
                 stdio.begin(nursery, self._task)
                 try:
@@ -166,7 +172,6 @@ class _Run:
                 except ContainerdError as error:
                     raise _not_started(error) from error
                 if plan.terminal and plan.streams.stdin is not None:
-                    undo.enter_context(raw(plan.streams.stdin))
                     nursery.start_soon(follow_size, plan.streams.stdin, self._task.resize)
                 ending, status = await self._until_end(watch, signals)
                 seconds = trio.current_time() - began

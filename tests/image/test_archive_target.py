@@ -210,7 +210,7 @@ def test_place_that_cannot_be_written_to_is_told_before_the_work(tmp_path: Path)
     async def work(place: Source, target: Target) -> None:
         asked.append((place, target))
 
-    with pytest.raises(NotFound, match="none"):
+    with pytest.raises(NotFound, match=re.escape(f"{tmp_path}/none does not exist")):
         between(source, f"oci-archive:{tmp_path}/none/b.tar", work)
     with pytest.raises(ConfigError, match="no file"):
         between(source, f"oci-archive:{tmp_path}", work)

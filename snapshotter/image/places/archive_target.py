@@ -18,7 +18,7 @@ import trio
 from snapshotter.errors import ConfigError, FormatError
 from snapshotter.image.documents import CONFIGS
 from snapshotter.image.places import docker_manifest, layout_index
-from snapshotter.image.places.disk import copy_exactly, disk_errors
+from snapshotter.image.places.disk import copy_exactly, disk_errors, new_beside
 from snapshotter.image.places.ends import OnProgress, unheard
 from snapshotter.image.places.location import DockerArchiveLocation, OciArchiveLocation
 from snapshotter.registry.manifest import Descriptor, ImageIndex, ImageManifest, choose_platform, parse_manifest
@@ -137,7 +137,7 @@ async def writing_archive(location: OciArchiveLocation | DockerArchiveLocation) 
     if path.exists() and not path.is_file():
         raise ConfigError(f"{location}: {path} is no file that could be replaced")
     with disk_errors(path.parent):
-        out = tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False)  # noqa: SIM115
+        out = new_beside(path)
     try:
         target = ArchiveTarget(location, out)  # type: ignore[arg-type]
         target.begin()

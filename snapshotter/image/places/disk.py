@@ -53,10 +53,18 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def new_beside(path: Path) -> "tempfile._TemporaryFileWrapper[bytes]":
+    """A new file in the directory of `path`, which its caller renames or deletes. Raises OSError."""
+    try:
+        return tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False)
+    except OSError as fault:
+        raise OSError(fault.errno, fault.strerror) from fault  # whose name tells people nothing
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the name `path` when the block ends well, and is gone when it does not."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as out:
+    with new_beside(path) as out:
         try:
             yield out  # type: ignore[misc]
             out.flush()

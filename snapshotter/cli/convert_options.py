@@ -31,8 +31,9 @@ from snapshotter.format.writer.options import (
 )
 from snapshotter.image.convert.conversion import ConvertOptions
 from snapshotter.image.convert.prefetch import parse_prefetch_list
-from snapshotter.image.places.location import Location, RegistryLocation, parse_location
+from snapshotter.image.places.location import Location, RegistryLocation, parse_location, with_suffix
 from snapshotter.image.places.opening import Access
+from snapshotter.layer.opening import EXTERNAL_SUFFIX
 from snapshotter.registry.platform import host_platform
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -192,13 +193,15 @@ def _say(sentence: str) -> None:
     click.echo(f"snapshotter: {sentence}", err=True)
 
 
-def target_of(text: str) -> Location:
+def target_of(text: str, options: ConvertOptions) -> Location:
     """The place that DST names.
 
     Raises:
-        ConfigError: not one that an image can be written to.
+        ConfigError: not one that an image can be written to, or not with the second one that the options ask for.
     """
     place = parse_location(text)
     if isinstance(place, RegistryLocation) and place.reference.digest is not None:
         raise ConfigError(f"{text}: the digest of a converted image is not known before; name it by a tag")
+    if options.writer.external_toc:
+        with_suffix(place, EXTERNAL_SUFFIX)  # refuses a name without a tag before the work, not after it
     return place

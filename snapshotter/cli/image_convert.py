@@ -31,7 +31,7 @@ SRC and DST are each one of
 def convert_command(*, source: str, destination: str, as_json: bool, **values: Any) -> None:
     """Make an image that can be pulled lazily, and stays an ordinary OCI image for everybody else."""
     options, access = conversion_of(values), access_of(values)
-    places = parse_location(source), target_of(destination)
+    places = parse_location(source), target_of(destination, options)
     started = time.monotonic()
     with watching(quiet=as_json) as watcher:
         conversion = trio.run(_convert, places, access, options, watcher)

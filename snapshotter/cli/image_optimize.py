@@ -70,7 +70,7 @@ def optimize_command(*, source: str, destination: str, as_json: bool, **values: 
     values = {**values, "as_json": as_json}
     check_combination(values)
     options, access = conversion_of(values), access_of(values)
-    places = parse_location(source), target_of(destination)
+    places = parse_location(source), target_of(destination, options)
     request: Request | None = None
     if values["record_in"] is not None:
         options = replace(options, prefetch=[literal(one.path) for one in _record(values["record_in"])])

@@ -35,15 +35,19 @@ def push_tars(client: RegistryClient, name: str, tars: Sequence[bytes]) -> None:
     client.push_image(repository, tag, manifest, config_of({"Cmd": ["none"]}, digests))
 
 
-@pytest.fixture(scope="module")
-def odd_image(registry: Registry, whole_node: Node) -> str:
-    """odd:plain and odd:lazy; on the oracle's node both are unpacked."""
+FORMS = {"lazy": (), "zstd": ("--zstdchunked",), "shared": ("--min-chunk-size", "1MiB")}
+
+
+@pytest.fixture(scope="module", params=list(FORMS))
+def odd_image(request: pytest.FixtureRequest, registry: Registry, whole_node: Node) -> str:
+    """odd:plain converted in each way; on the oracle's node both are unpacked."""
+    name = f"odd:{request.param}"
     with registry.client() as client:
         push_tars(client, "odd:plain", [taken(), *kept()])
-    convert(registry.host, "odd:plain", "odd:lazy")
-    for name in ("odd:plain", "odd:lazy"):
-        whole_node.pull_whole(name)
-    return "odd:lazy"
+    convert(registry.host, "odd:plain", name, *FORMS[request.param])
+    for one in ("odd:plain", name):
+        whole_node.pull_whole(one)
+    return name
 
 
 def test_converted_odd_layers_unpack_to_the_same(whole_node: Node, odd_image: str) -> None:

@@ -52,21 +52,23 @@ def memory(registry: Registry) -> Figure:
     image = bulky_image(BUILD / "bulky")
     with registry.client() as client:
         image.push(client, "bulky:plain")
-    source, target = f"{registry.host}/bulky:plain", f"{registry.host}/bulky:lazy"
-    began = time.perf_counter()
-    with subprocess.Popen(
-        [*SNAPSHOTTER, "image", "convert", "--json", source, target], stdout=subprocess.DEVNULL
-    ) as convert:
-        peak = _peak(convert)
-    if convert.returncode:
-        message = f"converting {source} ended with {convert.returncode}"
-        raise RuntimeError(message)
+    peaks, seconds = {}, []
+    for form, options in OPTIONS.items():
+        places = [f"{registry.host}/bulky:{tag}" for tag in ("plain", f"lazy{len(options)}")]
+        began = time.perf_counter()
+        command = [*SNAPSHOTTER, "image", "convert", "--json", *options, *places]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as convert:
+            peaks[form] = _peak(convert)
+        seconds.append(time.perf_counter() - began)
+        if convert.returncode:
+            message = f"converting {places[0]} to {form} ended with {convert.returncode}"
+            raise RuntimeError(message)
     return Figure(
-        f"peak memory of converting a layer of {image.unpacked / 1e9:.1f} GB, all processes",
+        f"peak memory of converting a layer of {image.unpacked / 1e9:.1f} GB, all processes ({', '.join(peaks)})",
         f"< {MOST_MEMORY / 1e6:.0f} MB",
-        f"{peak / 1e6:.0f} MB",
-        peak < MOST_MEMORY,
-        f"{time.perf_counter() - began:.0f} s on {len(os.sched_getaffinity(0))} processors",
+        ", ".join(f"{peak / 1e6:.0f} MB" for peak in peaks.values()),
+        max(peaks.values()) < MOST_MEMORY,
+        f"{' and '.join(f'{took:.0f} s' for took in seconds)} on {len(os.sched_getaffinity(0))} processors",
     )
 
 

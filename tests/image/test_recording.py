@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -60,7 +60,9 @@ class Box:
             python,
         ]
         env = {**os.environ, "PYTHONHOME": f"/host{sys.base_prefix}", "PYTHONDONTWRITEBYTECODE": "1"}
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True
+        )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "created\n"
 
@@ -76,7 +78,9 @@ class Box:
         assert self.process.wait(timeout=120) == 0
 
     def close(self) -> None:
-        self.process.kill()
+        """End it and all that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for file in (self.process.stdin, self.process.stdout):
             if file is not None:
@@ -195,7 +199,7 @@ def test_other_roots_namespaces_and_bind_mounts_lead_to_the_same_names(start: St
         os.waitpid(child, 0)
         run = lambda command: subprocess.run(["/host/bin/sh", "-ec", command], check=True)
         os.environ["PATH"] = "/host/usr/sbin:/host/usr/bin:/host/sbin:/host/bin"
-        run("mount --bind /app /mnt; read x < /mnt/mounted || true; umount /mnt")
+        run("mount --bind /app /mnt; read x < /mnt/mounted || true; until umount /mnt 2> /host/dev/null; do sleep 0.01; done")
         run("unshare --mount /host/bin/sh -c 'read x < /app/namespace || true'")
         run("unshare --mount /host/bin/sh -c 'mount --bind /app/bound /mnt; read x < /mnt/x || true; sleep 1'")
     """

@@ -111,7 +111,10 @@ async def recording(pid: int) -> AsyncIterator[Recording]:
     of it (in namespaces that the container makes, the runtime's own); else by the root's mount alone. Only regular files are
     recorded, and those on other file systems (/proc, volumes) are not. What the container itself made is, by its name: the image
     does not know it. A name is that of the image, also of a file or directory that was renamed before it was read, where the
-    overlay remembers it (one of our snapshotter does).
+    overlay remembers it.
+
+    The container goes on as without it, but for one thing: until an access has been noted, which takes milliseconds, the mount by
+    which the file was reached cannot be unmounted. That is felt by who binds a part of the root elsewhere and unmounts it at once.
 
     Raises:
         RecorderError: it cannot be watched; the message says what is missing.

@@ -20,6 +20,7 @@ import signal
 import stat
 import struct
 import sys
+from contextlib import suppress
 
 # linux/fanotify.h
 FAN_ACCESS = 0x1
@@ -33,6 +34,7 @@ FAN_MARK_EVICTABLE = 0x200  # Linux 5.19
 _EVENT = struct.Struct("=IBBHQii")  # length, version, reserved, length of this, mask, descriptor, process
 # Of each event the kernel opens a file for us; a process may have 1024.
 _EVENTS_A_READ = 256
+_FIRST_OF_ALL = -20
 _WATCHED = FAN_OPEN | FAN_ACCESS
 _AT_FDCWD = -100
 _PR_SET_PDEATHSIG = 1
@@ -323,6 +325,9 @@ def main(process: int, parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     if os.getppid() != parent:
         return
+    # An event holds the mount by which its file was reached: whoever unmounts it meanwhile is told that it is busy.
+    with suppress(OSError):
+        os.nice(_FIRST_OF_ALL)
     try:
         watch = Watch(process)
     except Refused as error:

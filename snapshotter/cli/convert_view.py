@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,15 +74,22 @@ def watching(*, quiet: bool) -> Iterator[Watcher]:
         yield _Shown(bars, quiet=False)
 
 
-def conclude(conversion: Conversion, target: Location, seconds: float, *, as_json: bool) -> None:
-    """Say what is new at the target, and what was left out."""
+def conclude(
+    conversion: Conversion,
+    target: Location,
+    seconds: float,
+    *,
+    as_json: bool,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Say what is new at the target, and what was left out; `more` goes with the JSON."""
     for line in conversion.left_out:
         click.echo(f"snapshotter: left out: {line}", err=True)
     for one in conversion.images:
         for path in one.missing:
             click.echo(f"snapshotter: the image for {one.platform} has no {printable(path)} to prefetch", err=True)
     if as_json:
-        print_json(_as_json(target, conversion, seconds))
+        print_json({**_as_json(target, conversion, seconds), **(more or {})})
         return
     for one in conversion.images:
         click.echo(_summary(one, seconds if len(conversion.images) == 1 else None), err=True)

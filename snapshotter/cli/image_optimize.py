@@ -23,6 +23,7 @@ from snapshotter.cli.sample_options import (
     streams_of,
     watching_of,
 )
+from snapshotter.cli.show import printable
 from snapshotter.image.convert.conversion import Conversion, ConvertOptions, convert
 from snapshotter.image.convert.layers import Watcher
 from snapshotter.image.convert.prefetch import literal
@@ -87,7 +88,8 @@ def optimize_command(*, source: str, destination: str, as_json: bool, **values: 
             _write_record(values["record_out"], sampled, conversion)
         # What the program itself wrote is read and in no layer: not worth a word for each.
         conversion = replace(conversion, images=tuple(replace(image, missing=()) for image in conversion.images))
-    conclude(conversion, places[1], time.monotonic() - started, as_json=as_json)
+    seconds = time.monotonic() - started
+    conclude(conversion, places[1], seconds, as_json=as_json, more={"sample": _as_json(sampled)})
 
 
 def _request(source: str, options: ConvertOptions, values: Mapping[str, Any]) -> Request:
@@ -135,7 +137,7 @@ async def _optimize(work: _Work) -> tuple[Conversion, Sampled | None] | None:
 
 
 def _note(sentence: str) -> None:
-    click.echo(f"snapshotter: {sentence}", err=True)
+    click.echo(f"snapshotter: {printable(sentence)}", err=True)
 
 
 def _tell(sampled: Sampled, line: str) -> None:
@@ -152,6 +154,20 @@ def _tell(sampled: Sampled, line: str) -> None:
         _note(
             f"{sample.lost} accesses or more could not be noted, so files may be missing: run this again on an idler machine"
         )
+
+
+def _as_json(sampled: Sampled | None) -> dict[str, Any] | None:
+    if sampled is None:
+        return None
+    sample = sampled.sample
+    return {
+        "manifest_digest": sampled.manifest_digest,
+        "files": list(map(printable, sampled.paths)),
+        "seconds": round(sample.seconds, 3),
+        "ended_by": sample.ending.name.lower(),
+        "exit_status": sample.exit_status,
+        "lost": sample.lost,
+    }
 
 
 def _tell_platforms(conversion: Conversion, sampled: Sampled, request: Request) -> None:

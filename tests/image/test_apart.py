@@ -44,6 +44,21 @@ def test_overlay_of_two_layers_is_read_as_one(root: Path, tmp_path: Path) -> Non
     assert read_root(mounts, place, ("etc/group", "etc/passwd")) == [b"above\n", b"of the image\n"]
 
 
+def test_overlay_of_more_layers_than_a_page_has_names_for_is_read(root: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    layers = [tmp_path / f"a-long-name-for-a-directory-of-layers-{number}" / "fs" for number in range(60)]
+    for number, layer in enumerate(layers):
+        (layer / "etc").mkdir(parents=True)
+        (layer / "etc" / f"of-{number}").write_text(f"{number}\n")
+    options = [f"lowerdir={':'.join(map(str, [*layers, root]))}"]
+    assert len(options[0]) > 4096
+    found = read_root(
+        [Mount(type="overlay", source="overlay", options=options)], place, ("etc/of-0", "etc/of-59", "etc/passwd")
+    )
+    assert found == [b"0\n", b"59\n", b"of the image\n"]
+
+
 def test_root_that_cannot_be_mounted_is_told(tmp_path: Path) -> None:
     mounts = [Mount(type="bind", source=str(tmp_path / "none"), options=["rbind"])]
     with pytest.raises(StoreError, match="could not be looked into: No such file or directory"):

@@ -37,6 +37,9 @@ _FLAGS = {
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
 """Source: linux/sockios.h, linux/if.h."""
 
+_LONG = 2048
+"""Characters of an option from which on it is shortened; a page has at least twice as many."""
+
 FILE_MAX = 4 << 20
 """Bytes of a file that is read from an image's root: more is no list of users."""
 
@@ -114,12 +117,23 @@ def _mount(mount: Mount, place: Path) -> None:
         if option in _FLAGS:
             flags |= _FLAGS[option]
         else:
-            data.append(option)
+            data.append(_shortened(option))
     _checked(
         _libc.mount(
             os.fsencode(mount.source), os.fsencode(place), mount.type.encode(), flags, os.fsencode(",".join(data))
         )
     )
+
+
+def _shortened(option: str) -> str:
+    """An overlay's list of layers as seen from where they lie, since a mount's options must fit into one page; goes there."""
+    key, _, value = option.partition("=")
+    layers = value.split(":")
+    if key != "lowerdir" or len(option) < _LONG or not all(layer.startswith("/") for layer in layers):
+        return option
+    top = os.path.commonpath(layers)
+    os.chdir(top)
+    return f"{key}={':'.join(os.path.relpath(layer, top) for layer in layers)}"
 
 
 def _content(path: str) -> bytes | None:

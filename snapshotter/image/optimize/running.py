@@ -35,6 +35,9 @@ from snapshotter.registry.platform import Platform, compatible, normalised
 HOSTNAME = "sample"
 """What a container is called that has a network of its own."""
 
+_SHOWN = 200
+"""Characters of a command that are shown."""
+
 _UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers")
 
 
@@ -181,7 +184,7 @@ async def _run(
             directory=place,
             labels=marked(),
         )
-        voice.note(f"{' '.join(workload.args)} runs: {request.watching}")
+        voice.note(f"{' '.join(workload.args)[:_SHOWN]} runs: {request.watching}")
         sample = await take_sample(client, staged, plan, voice.note)
     own = [file for file, content in ((PASSWD, passwd), (GROUP, group)) if content is not None]
     return Sampled(digest, tuple(dict.fromkeys((*own, *sample.paths))), sample)

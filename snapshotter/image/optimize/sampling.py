@@ -1,5 +1,6 @@
 """One run of a sample container: made, watched, started, ended and removed, whatever happens on the way."""
 
+import re
 import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -29,6 +30,7 @@ TIDY_S = 60.0
 """How long it may take to remove a container; what is left then the lease's end, or the next run, removes."""
 
 _DRAIN_S = 5.0
+_SIGNAL = re.compile(r"(?:SIG)?([A-Z0-9]+)(?:([+-])([0-9]{1,2}))?")
 
 
 class Ending(Enum):
@@ -230,12 +232,17 @@ class _Run:
 
 
 def signal_number(text: str) -> int:
-    """The number of a signal as image configurations name it: SIGTERM, TERM or 15; SIGKILL for nothing we know."""
+    """The number of a signal as image configurations name it: SIGTERM, TERM, 15, SIGRTMIN+3; SIGKILL for nothing we know."""
     if text.isascii() and text.isdigit() and 0 < int(text) < signal.NSIG:
         return int(text)
-    name = text.upper()
-    number = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", signal.SIGKILL)
-    return int(number) if isinstance(number, signal.Signals) else int(signal.SIGKILL)
+    parts = _SIGNAL.fullmatch(text.upper())
+    name, sign, more = parts.groups(default="") if parts else ("", "", "")
+    number = getattr(signal, f"SIG{name}", signal.SIGKILL)
+    if not isinstance(number, signal.Signals):
+        return int(signal.SIGKILL)
+    moved = int(number) + int(f"{sign}{more or 0}")
+    known = not sign or signal.SIGRTMIN <= moved <= signal.SIGRTMAX
+    return moved if known else int(signal.SIGKILL)
 
 
 def _not_started(error: ContainerdError) -> ContainerdError:

@@ -5,7 +5,7 @@ import signal
 import termios
 import tty
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -35,8 +35,9 @@ def raw(fd: int) -> Iterator[None]:
         tty.setraw(fd)
         yield
     finally:
-        # Not TCSADRAIN: it waits, perhaps for somebody who will never read.
-        termios.tcsetattr(fd, termios.TCSANOW, before)
+        # A terminal that is gone needs nothing. Not TCSADRAIN: it waits, perhaps for somebody who will never read.
+        with suppress(termios.error):
+            termios.tcsetattr(fd, termios.TCSANOW, before)
 
 
 async def follow_size(fd: int, tell: Callable[[int, int], Awaitable[None]]) -> None:

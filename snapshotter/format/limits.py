@@ -172,7 +172,7 @@ ELSEWHERE = (
     Elsewhere(Sender.SITE, "registry.helper_program", "ANSWER_MAX", "What a credential helper prints."),
     Elsewhere(Sender.CONVERTER, "image.places.ends", "DOCUMENT_MAX", "A configuration or manifest."),
     Elsewhere(Sender.CONVERTER, "image.places.archive_file", "MEMBERS_MAX", "Files of an archive with images."),
-    Elsewhere(Sender.CONVERTER, "format.tar_entries", "_EXTENSION_MAX", "An extension header of a tar."),
+    Elsewhere(Sender.CONVERTER, "format.tar_reading", "_EXTENSION_MAX", "An extension header of a tar."),
     Elsewhere(Sender.CONVERTER, "image.optimize.record_file", "RECORD_MAX", "A record of what a container read."),
     Elsewhere(
         Sender.CONVERTER, "image.convert.selection", "_INDEX_DEPTH", "Indexes inside of indexes that are followed."

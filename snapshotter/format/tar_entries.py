@@ -1,9 +1,6 @@
 """A layer's tar, read into the entries that a container will see.
 
-tarfile reads the dialects (V7, ustar, GNU, PAX, three kinds of sparse files). Where it is more lenient than the Go
-reader that unpacks layers in containerd, this module is as strict: a damaged header is an error, not the silent end of
-the archive; global PAX headers change nothing. Entries that a later entry replaces are gone, as they are after
-unpacking.
+Entries that a later entry replaces are gone, as they are after unpacking.
 """
 
 import re
@@ -12,14 +9,15 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 from types import MappingProxyType
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO
 
 from snapshotter.errors import FormatError, NotLazy, Reason
 
 from . import limits
+from .tar_reading import sparse_map, tar_headers
 
-BLOCK = 512
 TOC_NAME = "stargz.index.json"
 PREFETCH_LANDMARK = ".prefetch.landmark"
 NO_PREFETCH_LANDMARK = ".no.prefetch.landmark"
@@ -28,15 +26,6 @@ WHITEOUT = ".wh."
 RESERVED = frozenset({TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK})
 _XATTR = "SCHILY.xattr."
 
-# Behind the first header tarfile takes these for the end of the archive. (typeshed does not know them.)
-_DAMAGE: tuple[type[tarfile.TarError], ...] = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
-
-_GNU_MAGIC = b"ustar  \0"
-
-# Go's archive/tar refuses larger extension headers, and tarfile would read them into memory whole.
-_EXTENSION_MAX = 1 << 20
-_EXTENSIONS = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK})
-
 # Times outside of these become the epoch when containerd unpacks (os.Chtimes takes no others).
 _MTIME_MAX_NS = (1 << 63) - 1
 _PAX_TIME = re.compile(r"(-?)([0-9]+)(?:\.([0-9]*))?")
@@ -44,6 +33,7 @@ _PAX_NUMBER = re.compile(r"[0-9]+")
 
 
 _NO_XATTRS: Mapping[str, bytes] = MappingProxyType({})
+_attributes = attrgetter("mode", "uid", "gid", "mtime_ns", "xattrs")
 
 
 class EntryType(StrEnum):
@@ -220,90 +210,17 @@ class _Tree:
         if old.type is EntryType.DIR:
             below = old.name + "/"
             gone += [name for name in self._entries if name.startswith(below)]
-        for name in gone:
-            del self._entries[name]
-        for name in gone:
+        removed = {name: self._entries.pop(name) for name in gone}
+        for name, entry in removed.items():
             link = self._link_targets.get(name)
             if link is not None and link in self._entries:
                 raise NotLazy(Reason.TOC_INVALID, f"{name!r} is replaced after {link!r} was hard-linked to it")
-
-
-class _NoGlobals(dict[str, str]):
-    """tarfile's store of global PAX headers, which containerd ignores: what is put in is not kept."""
-
-    def __setitem__(self, key: str, value: str) -> None:
-        return
-
-    def copy(self) -> dict[str, str]:
-        return {}
-
-
-class _Header(tarfile.TarInfo):
-    """TarInfo as Go reads it where tarfile would stop silently or read another name."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        header = super().frombuf(buf, encoding, errors)
-        header.read_as_go(buf, encoding, errors)
-        return header
-
-    @classmethod
-    def _frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str, *, dircheck: bool = True) -> Self:
-        """Pythons with the fix for directories behind long names (Debian's 3.11.2 of 2026 too) read through this."""
-        header: Self = super()._frombuf(buf, encoding, errors, dircheck=dircheck)  # type: ignore[misc]
-        header.read_as_go(buf, encoding, errors, dircheck=dircheck)
-        return header
-
-    def read_as_go(self, buf: bytes | bytearray, encoding: str, errors: str, *, dircheck: bool = True) -> None:
-        """Mend what tarfile made of a header; an extension that is too large is a FormatError."""
-        if self.type in _EXTENSIONS and self.size > _EXTENSION_MAX:
-            raise FormatError(f"the layer's tar has an extension header of {self.size} bytes; the limit is 1 MiB")
-        if bytes(buf[257:265]) == _GNU_MAGIC and self.type in _TYPES:
-            # In GNU headers there is no name prefix; times of an incremental backup lie there.
-            self.name = bytes(buf[:100]).partition(b"\0")[0].decode(encoding, errors)
-            if dircheck and self.type == tarfile.AREGTYPE and self.name.endswith("/"):
-                self.type = tarfile.DIRTYPE
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tar)
-        except _DAMAGE as fault:
-            raise FormatError(f"the layer's tar has a damaged header near byte {tar.offset}: {fault}") from None
-
-
-def tar_headers(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield every header of the archive in `tar` (seekable, at any position).
-
-    Raises:
-        FormatError: wherever it is not one.
-    """
-    end = tar.seek(0, 2)
-    tar.seek(0)
-    if end == 0:
-        return
-    try:
-        archive = tarfile.TarFile(
-            fileobj=tar, tarinfo=_Header, encoding="utf-8", errors="surrogateescape", pax_headers=_NoGlobals()
-        )
-        while (header := archive.next()) is not None:
-            if archive.offset > end:
-                raise FormatError(f"the layer's tar ends within {header.name!r}")
-            if header.issparse() and sum(size for _, size in _sparse_map(header)) > archive.offset - header.offset_data:
-                raise FormatError(f"sparse file {header.name!r} has fewer bytes in the layer's tar than its map says")
-            yield header
-            archive.members.clear()  # type: ignore[attr-defined]  # else tarfile keeps every header it read
-        _check_end(tar, archive.offset)
-    except (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as fault:
-        raise FormatError(f"the layer is not a tar that can be read: {fault}") from fault
-
-
-def _check_end(tar: BinaryIO, offset: int) -> None:
-    """Refuse more behind one block of zeros: there tarfile stops silently, and Go's reader with an error."""
-    tar.seek(offset + BLOCK)
-    second = tar.read(BLOCK)
-    if second and second != bytes(BLOCK):
-        raise FormatError(f"the layer's tar has a lone block of zeros at byte {offset}, and more behind it")
+            target = self._entries.get(entry.link_name)
+            # Unpacking a hard link gives its file the attributes of the link's header, and they stay with the file.
+            if entry.type is EntryType.HARDLINK and target is not None and _attributes(entry) != _attributes(target):
+                raise NotLazy(
+                    Reason.TOC_INVALID, f"hard link {name!r} is replaced after it changed attributes of {target.name!r}"
+                )
 
 
 def _entry(header: tarfile.TarInfo) -> TarEntry:
@@ -383,7 +300,7 @@ def _extents(header: tarfile.TarInfo, *, sparse: bool) -> tuple[Extent, ...]:
         return (Extent(0, header.size, header.offset_data),) if header.size else ()
     extents: list[Extent] = []
     end, tar_offset = 0, header.offset_data
-    for file_offset, size in _sparse_map(header):
+    for file_offset, size in sparse_map(header):
         if size == 0:
             continue
         if size < 0 or file_offset < end or file_offset + size > header.size:
@@ -391,7 +308,3 @@ def _extents(header: tarfile.TarInfo, *, sparse: bool) -> tuple[Extent, ...]:
         extents.append(Extent(file_offset, size, tar_offset))
         end, tar_offset = file_offset + size, tar_offset + size
     return tuple(extents)
-
-
-def _sparse_map(header: tarfile.TarInfo) -> list[tuple[int, int]]:
-    return cast("list[tuple[int, int]]", header.sparse)

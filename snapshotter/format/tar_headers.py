@@ -4,7 +4,8 @@ import tarfile
 
 from snapshotter.errors import FormatError
 
-from .tar_entries import BLOCK, EntryType, TarEntry
+from .tar_entries import EntryType, TarEntry
+from .tar_reading import BLOCK
 
 END_OF_TAR = bytes(2 * BLOCK)
 

@@ -184,10 +184,19 @@ def test_toc_and_landmarks_of_an_earlier_conversion_are_dropped() -> None:
         [hard_link("b", "nowhere")],
         [hard_link("b", "b")],
         [entry("a", b"1"), hard_link("b", "a"), entry("a", b"2")],
+        [entry("a", b"1"), hard_link("b", "a", uid=7), entry("b", b"2")],
         [symlink("lib", "usr/lib"), entry("lib/x", b"1")],
         [entry("f", b"1"), entry("f/x", b"1")],
     ],
-    ids=["link first", "link to nowhere", "link to itself", "target replaced", "below a link", "below a file"],
+    ids=[
+        "link first",
+        "link to nowhere",
+        "link to itself",
+        "target replaced",
+        "link that changed it replaced",
+        "below a link",
+        "below a file",
+    ],
 )
 def test_what_a_toc_cannot_say_leaves_the_layer_ordinary(made: list[Made]) -> None:
     with pytest.raises(NotLazy):

@@ -13,8 +13,9 @@ import struct
 import msgspec
 from fastcrc import crc64
 
-from snapshotter.format.tar_entries import BLOCK, EntryType, TarEntry
+from snapshotter.format.tar_entries import EntryType, TarEntry
 from snapshotter.format.tar_headers import TYPEFLAGS
+from snapshotter.format.tar_reading import BLOCK
 from snapshotter.format.zstd import zstd
 
 _FILE, _SEGMENT = 1, 2

@@ -18,7 +18,8 @@ import trio
 
 from snapshotter.errors import FormatError, NotFound
 from snapshotter.format.plain_tar import copy_plain
-from snapshotter.format.tar_entries import clean_name, tar_headers
+from snapshotter.format.tar_entries import clean_name
+from snapshotter.format.tar_reading import tar_headers
 from snapshotter.image.places.disk import PIECE, disk_errors, open_file
 
 MEMBERS_MAX = 100_000

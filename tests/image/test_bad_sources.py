@@ -2,17 +2,17 @@
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from integration.images.odd import END, spoilt, ustar
-from snapshotter.cli.main import main
 from snapshotter.errors import FormatError, IntegrityError, SnapshotterError
 from snapshotter.format.zstd import zstd
 from tests.format.tars import entry, listing, tar
+from tests.image.converting import run
 from tests.image.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Image, Layout, sha256
 
 OURS = ("stargz.index.json", ".prefetch.landmark", ".no.prefetch.landmark")
@@ -20,22 +20,7 @@ PLAIN = tar(entry("a", b"one\n" * 300), entry("b", b"two"))
 LONGEST_COMPLAINT = 400
 NONDISTRIBUTABLE = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
 
-
-def run(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["image", "convert", *map(str, arguments)])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A scratch directory, which every conversion must leave empty."""
-    path = tmp_path / "scratch"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    yield path
-    assert list(path.iterdir()) == []
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 def refused(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -145,6 +145,20 @@ def test_command_that_ends_while_its_task_is_made_leaves_no_process_that_nobody_
         optimize(place, "--wait-on-line", LINE)
 
 
+@pytest.mark.long
+def test_containerd_that_is_killed_is_told_and_the_next_run_clears_up(place: Node) -> None:
+    with ready(place, target="script:lost") as process:
+        place.containerd.stop(signal.SIGKILL)
+        code, _, said = end(process)
+    assert code == 62, said
+    assert "broke off" in said
+    assert not processes_rooted_in(place.place.folder)
+    place.containerd.start()
+    place.wait_until_served()
+    assert not is_there(place, "lost")
+    optimize(place, "--wait-on-line", LINE)
+
+
 def test_run_of_another_command_is_left_alone(place: Node) -> None:
     with ready(place, target="script:other") as process:
         optimize(place, "--wait-on-line", LINE)

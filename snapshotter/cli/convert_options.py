@@ -122,7 +122,7 @@ _LAYERS = (
     ),
 )
 _ACCESS = (
-    click.option("--plain-http", is_flag=True, help="Speak http with the registries of SRC and DST."),
+    click.option("--plain-http", is_flag=True, help="Speak http with the registries that are named."),
     namespace_option("of images named containerd:…"),
     containerd_option,
     config_option,

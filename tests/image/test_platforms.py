@@ -12,7 +12,7 @@ import pytest
 from snapshotter.errors import ConfigError, FormatError
 from tests.format.tars import entry, tar
 from tests.image.converting import LOWER, UPPER, index_of, run
-from tests.image.images import OCI_INDEX, OCI_MANIFEST, Image, Layout
+from tests.image.images import OCI_INDEX, OCI_MANIFEST, Image, Layout, sha256, write_layout
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -54,6 +54,46 @@ def test_platform_that_is_not_there_converts_none_of_them(tmp_path: Path, capsys
 def test_platforms_and_all_of_them_exclude_each_other(tmp_path: Path) -> None:
     arguments = (three(tmp_path / "a"), f"oci:{tmp_path}/b:new", "--all-platforms", "--platform", "linux/arm64")
     assert run(*arguments) == ConfigError.exit_code
+
+
+def test_single_image_is_not_taken_for_all_platforms_that_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ("--platform", "linux/amd64", "--platform", "linux/arm64")
+    assert run(Image(LOWER).lay_out(tmp_path / "a"), f"oci:{tmp_path}/b:new", *wanted) == FormatError.exit_code
+    assert "the image is for linux/amd64, not for linux/arm64;" in capsys.readouterr().err
+
+
+def arm(path: Path, *listed: tuple[str, Image]) -> str:
+    """A layout with an index that has an image for each of these variants; their configurations name none."""
+    children = [
+        {**one.manifest(), "platform": {"os": "linux", "architecture": "arm", "variant": variant}}
+        for variant, one in listed
+    ]
+    raw = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children}).encode()
+    blobs = {sha256(raw): raw}
+    for _, one in listed:
+        blobs |= one.blobs
+    write_layout(path, [{"mediaType": OCI_INDEX, "digest": sha256(raw), "size": len(raw)}], blobs, "v1")
+    return f"oci:{path}:v1"
+
+
+def test_index_says_what_the_source_said_where_configurations_lack_the_variant(tmp_path: Path) -> None:
+    source = arm(tmp_path / "a", ("v5", Image(LOWER, architecture="arm")), ("v7", Image(UPPER, architecture="arm")))
+    assert run(source, f"oci:{tmp_path}/b:new", "--all-platforms") == 0
+    assert [one["platform"]["variant"] for one in Layout(tmp_path / "b").top()["manifests"]] == ["v5", "v7"]
+    assert run(source, f"oci:{tmp_path}/c:new", "--platform", "linux/arm/v5") == 0
+    assert run(source, f"oci:{tmp_path}/c:other", "--platform", "linux/arm/v7") == 0
+    made = [Layout(tmp_path / "c").top(name)["layers"] for name in ("new", "other")]
+    assert made[0] != made[1]
+
+
+def test_image_that_is_listed_for_two_platforms_stays_that(tmp_path: Path) -> None:
+    one = Image(LOWER, architecture="arm")
+    assert run(arm(tmp_path / "a", ("v6", one), ("v7", one)), f"oci:{tmp_path}/b:new", "--all-platforms") == 0
+    listed = Layout(tmp_path / "b").top()["manifests"]
+    assert [line["platform"]["variant"] for line in listed] == ["v6", "v7"]
+    assert listed[0]["digest"] == listed[1]["digest"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -1,6 +1,6 @@
 """Converting an image: every layer becomes lazy, and everything else says so and stays as it was."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,38 +87,61 @@ async def _convert(source: Source, target: Target, options: ConvertOptions, watc
     document = parse_manifest(top.raw, top.media_type)
     whole = Chosen(Descriptor(top.media_type, top.digest, len(top.raw)), document)
     left_out: list[str] = []
+    demanded: dict[str, list[Platform]] = {}
     if isinstance(document, ImageIndex) and options.all_platforms:
         chosen = await choose_all(whole, source, left_out)
     else:
         chosen = [await choose(whole, platform, source) for platform in options.platforms or (options.host,)]
-    images: list[ConvertedImage] = []
-    raws: list[bytes] = []
-    for one in {one.descriptor.digest: one for one in chosen}.values():
-        # One after the other, so that the scratch directory holds one at a time.
-        image, raw = await _convert_image(one, source, target, options, watcher)
-        images.append(image)
-        raws.append(raw)
-    tocs = await store_tocs([layer for image in images for layer in image.layers], target)
-    descriptor = images[0].descriptor
+        for one, platform in zip(chosen, options.platforms, strict=False):
+            demanded.setdefault(one.descriptor.digest, []).append(platform)
+    done: dict[str, tuple[ConvertedImage, bytes]] = {}
+    for one in chosen:
+        # One after the other, so that the scratch directory holds one at a time; each once, whatever it is listed for.
+        if one.descriptor.digest not in done:
+            done[one.descriptor.digest] = await _convert_image(
+                one, demanded.get(one.descriptor.digest, ()), source, target, options, watcher
+            )
+    images = [image for image, _ in done.values()]
+    image, raw = done[chosen[0].descriptor.digest]
+    descriptor = image.descriptor
     if len(options.platforms) > 1 or (options.all_platforms and isinstance(document, ImageIndex)):
-        for image, raw in zip(images, raws, strict=True):
+        for image, raw in done.values():
             await target.put_manifest(raw, image.descriptor)
-        entries = [replace(image.descriptor, platform=image.platform) for image in images]
-        raws = [documents.index_json(entries, document.annotations if isinstance(document, ImageIndex) else {})]
-        descriptor = documents.described(raws[0], OCI_INDEX)
-    await target.name_image(raws[0], descriptor)
+        raw = documents.index_json(
+            _entries(chosen, done), document.annotations if isinstance(document, ImageIndex) else {}
+        )
+        descriptor = documents.described(raw, OCI_INDEX)
+    # Directly before the name: an image that had it keeps its tables of contents until then.
+    tocs = await store_tocs([layer for image in images for layer in image.layers], target)
+    await target.name_image(raw, descriptor)
     return Conversion(descriptor, tuple(images), tuple(left_out), tocs)
 
 
+def _entries(chosen: Sequence[Chosen], done: Mapping[str, tuple[ConvertedImage, bytes]]) -> list[Descriptor]:
+    """The index of the converted images: a line for each platform that the source lists."""
+    entries: dict[tuple[str, Platform], Descriptor] = {}
+    for one in chosen:
+        image, _ = done[one.descriptor.digest]
+        platform = one.descriptor.platform or image.platform
+        entries[image.descriptor.digest, platform] = replace(image.descriptor, platform=platform)
+    return list(entries.values())
+
+
 async def _convert_image(
-    chosen: Chosen, source: Source, target: Target, options: ConvertOptions, watcher: Watcher
+    chosen: Chosen,
+    demanded: Sequence[Platform],
+    source: Source,
+    target: Target,
+    options: ConvertOptions,
+    watcher: Watcher,
 ) -> tuple[ConvertedImage, bytes]:
-    """Convert one image up to its manifest, which is returned and not yet stored."""
+    """Convert one image, asked for by each of `demanded`, up to its manifest, which is returned and not yet stored."""
     manifest = chosen.image()
     config = documents.parse_config(await source.document(manifest.config), manifest.config, len(manifest.layers))
-    platform = Platform(config.os or "linux", config.architecture, config.variant)
-    if options.platforms:
-        _check_platform(platform, options.platforms)
+    # What an index says comes first, as for containerd: configurations of images for arm often lack the variant.
+    platform = chosen.descriptor.platform or Platform(config.os or "linux", config.architecture, config.variant)
+    if chosen.descriptor.platform is None:
+        _check_platform(platform, demanded)
     for layer in manifest.layers:
         if layer.media_type not in documents.LAYERS:
             raise FormatError(f"layer {layer.digest} is {layer.media_type}, which cannot be converted")
@@ -174,8 +197,9 @@ async def _write_all(
 
 
 def _check_platform(there: Platform, wanted: Sequence[Platform]) -> None:
-    if not any(normalised(there) in compatible(one) for one in wanted):
+    others = [one for one in wanted if normalised(there) not in compatible(one)]
+    if others:
         raise FormatError(
-            f"the image is for {there}, not for {' or '.join(map(str, wanted))}; leave out --platform to convert it "
+            f"the image is for {there}, not for {' or '.join(map(str, others))}; leave out --platform to convert it "
             "all the same"
         )

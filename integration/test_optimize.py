@@ -17,6 +17,7 @@ import pytest
 from integration.harness.daemon import snapshotter
 from integration.harness.node import LAZY, Node
 from integration.harness.registry import Registry
+from integration.images.oci import config_of
 from integration.images.script import (
     FIRST,
     LINE,
@@ -41,6 +42,8 @@ from integration.optimizing import (
     ready,
     remains,
 )
+
+INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,33 @@ def test_record_of_one_run_makes_the_same_image_without_a_run(place: Node) -> No
     again, said = optimize(place, "--record-in", str(record))
     assert again.splitlines()[-1] == out.splitlines()[-1]
     assert "files were read" not in said
+
+
+def test_images_for_other_machines_have_the_list_of_the_one_that_ran(place: Node) -> None:
+    with place.registry.client() as client:
+        entry = client.descriptor("script", "plain")
+        # Another digest, so that it is another image; nothing of it can run here.
+        other = {**client.manifest("script", "plain"), "annotations": {"of": "another machine"}}
+        client.push_image("script", "other", other, {**client.config("script", "plain"), "architecture": "s390x"})
+        entries = [
+            {**entry, "platform": {"os": "linux", "architecture": config_of({}, [])["architecture"]}},
+            {**client.descriptor("script", "other"), "platform": {"os": "linux", "architecture": "s390x"}},
+        ]
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
+        client.push_manifest("script", "index", json.dumps(index).encode(), INDEX)
+    options = ("--wait-on-line", LINE, "--all-platforms", "--json")
+    out, said = optimize(place, *options, source="script:index", target="script:all")
+    assert "the one for linux/s390x has the same list in front" in said
+    digests = [image["digest"] for image in json.loads(out)["images"]]
+    assert len(digests) == 2
+    for digest in digests:
+        assert fronts(place, digest)[1] == [SCRIPT, FIRST, SECOND]
+    code, _, said = end(begin(place, "--platform", "linux/s390x", *NEVER_OVER))
+    assert code == 10
+    assert "alone; leave out --platform" in said
+    code, _, said = end(begin(place, source="script:other", target="script:none"))
+    assert code == 10
+    assert "cannot run on this machine" in said
 
 
 def test_image_of_a_layout_and_one_that_containerd_has_make_the_same(place: Node) -> None:

@@ -117,8 +117,7 @@ def test_task_that_somebody_else_kills_counts_as_ended(place: Node) -> None:
 def test_program_that_is_not_there_is_told(place: Node) -> None:
     code, out, said = end(begin(place, "--entrypoint", '["/no/such/program"]', target="script:none"))
     assert (code, out) == (61, "")
-    assert "the sample container did not start" in said
-    assert "no such file or directory" in said
+    assert 'did not start: exec: "/no/such/program": stat /no/such/program: no such file or directory; say what' in said
     assert not is_there(place, "none")
 
 

@@ -102,6 +102,7 @@ def _request(source: str, options: ConvertOptions, values: Mapping[str, Any]) ->
         names=names_of(values),
         snapshotter=values["snapshotter"],
         host=options.host,
+        platforms=options.platforms,
         host_network=values["host_network"],
         network=network,
         plugin_dirs=plugin_dirs,

@@ -29,7 +29,7 @@ from snapshotter.image.optimize.terminal import terminal_size
 from snapshotter.image.optimize.users import GROUP, PASSWD, find_user
 from snapshotter.image.optimize.workload import Mount, Overrides, Workload, workload_of
 from snapshotter.image.places.disk import disk_errors
-from snapshotter.registry.manifest import Descriptor, parse_manifest
+from snapshotter.registry.manifest import Descriptor, ImageIndex, parse_manifest
 from snapshotter.registry.platform import Platform, compatible, normalised
 
 HOSTNAME = "sample"
@@ -44,7 +44,8 @@ _UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers")
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to run, and how. `network`: one that plugins connect; None: none but loopback, or with `host_network` that of
-    the machine. `plugin_dirs` has the plugins' programs.
+    the machine. `plugin_dirs` has the plugins' programs. `platforms` are what will be converted, if that was said: it is
+    checked before anything runs.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Request:
     names: Names
     snapshotter: str
     host: Platform
+    platforms: Sequence[Platform] = ()
     host_network: bool = False
     network: Network | None = None
     plugin_dirs: Sequence[Path] = ()
@@ -110,6 +112,8 @@ async def _image(blobs: KeptBlobs, request: Request) -> tuple[Image, str]:
         raise FormatError(
             f"{error}; only an image for this machine can be run, --no-optimize converts without"
         ) from error
+    for platform in request.platforms:
+        await choose(whole, platform, blobs)
     manifest = chosen.image()
     config = documents.parse_config(await blobs.document(manifest.config), manifest.config, len(manifest.layers))
     there = normalised(Platform(config.os or "linux", config.architecture, config.variant))
@@ -118,6 +122,9 @@ async def _image(blobs: KeptBlobs, request: Request) -> tuple[Image, str]:
             f"{request.name} is an image for {there}, which cannot run on this machine ({request.host}): run this on one "
             "that can and give the result of --record-out to --record-in here, or convert without a run: --no-optimize"
         )
+    alone = not isinstance(whole.document, ImageIndex)
+    if alone and any(there not in compatible(platform) for platform in request.platforms):
+        raise FormatError(f"{request.name} is an image for {there} alone; leave out --platform")
     for layer in manifest.layers:
         if layer.media_type not in documents.LAYERS:
             raise FormatError(f"layer {layer.digest} is {layer.media_type}, which cannot be unpacked")

@@ -30,6 +30,7 @@ TIDY_S = 60.0
 """How long it may take to remove a container; what is left then the lease's end, or the next run, removes."""
 
 _DRAIN_S = 5.0
+_RUNTIMES_OWN = "unable to start container process: "
 _SIGNAL = re.compile(r"(?:SIG)?([A-Z0-9]+)(?:([+-])([0-9]{1,2}))?")
 
 
@@ -246,7 +247,9 @@ def signal_number(text: str) -> int:
 
 
 def _not_started(error: ContainerdError) -> ContainerdError:
+    """What the runtime says of a container that it cannot start; before that it names all who passed it on."""
+    words = str(error).rpartition(_RUNTIMES_OWN)[2].removesuffix(": unknown")
     return ContainerdError(
-        f"the sample container did not start: {error}; say what to run with --entrypoint and --args, or convert without a "
+        f"the sample container did not start: {words}; say what to run with --entrypoint and --args, or convert without a "
         "run: --no-optimize"
     )

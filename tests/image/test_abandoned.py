@@ -33,7 +33,9 @@ def test_id_that_another_process_has_now_does_not_hide_that_the_first_is_gone() 
     assert is_gone(changed(2, str(process.pid)))
 
 
-@pytest.mark.parametrize("mark", ["", "x", "a b c d", "a b 3", f"{os.getpid()}"])
+@pytest.mark.parametrize(
+    "mark", ["", "x", "a b c d", "a b 3", f"{os.getpid()}"], ids=["empty", "word", "four", "no time", "number"]
+)
 def test_mark_that_is_none_is_left_alone(mark: str) -> None:
     assert not is_gone(mark)
 

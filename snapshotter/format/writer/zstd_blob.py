@@ -16,14 +16,24 @@ from snapshotter.format.zstd import zstd
 _SKIPPABLE_MAGIC = b"\x50\x2a\x4d\x18"
 _SKIPPABLE_HEADER = 8
 _TYPE_CRFS = 1
+_PIECE = 1 << 20
 
 _STORAGE = "io.github.containers.zstd-chunked."
 _STARGZ = "io.containers.zstd-chunked."
 
 
-def pack(plain: bytes | bytearray, level: int) -> bytes:
+def pack(plain: bytes, level: int) -> bytes:
     """Return a frame that unfolds to `plain`. No checksum: the TOC has digests, and the blob has one."""
     return zstd.compress(plain, level)
+
+
+def _pack_large(plain: bytes | bytearray, level: int) -> bytes:
+    """The same in pieces: in one call zstd takes as much memory for the result as for what it is made of."""
+    compressor = zstd.ZstdCompressor(level=level)
+    compressor.set_pledged_input_size(len(plain))
+    view = memoryview(plain)
+    packed = [compressor.compress(view[start : start + _PIECE]) for start in range(0, len(view), _PIECE)]
+    return b"".join((*packed, compressor.flush()))
 
 
 class Ending:
@@ -31,7 +41,7 @@ class Ending:
 
     def __init__(self, document: bytes | bytearray, split: bytes, split_raw_size: int, level: int, offset: int) -> None:
         """`offset` is where the frames end."""
-        toc = pack(document, level)
+        toc = _pack_large(document, level)
         toc_offset = offset + _SKIPPABLE_HEADER
         split_offset = toc_offset + len(toc) + _SKIPPABLE_HEADER
         position = (toc_offset, len(toc), len(document), _TYPE_CRFS)

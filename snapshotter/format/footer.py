@@ -37,6 +37,7 @@ __all__ = [
     "first_tail_size",
     "footer_from_annotations",
     "parse_footer",
+    "section_in",
     "toc_anchor",
     "toc_json",
 ]
@@ -135,6 +136,15 @@ def parse_footer(tail: bytes, blob_size: int) -> Footer:
         "this layer is an ordinary tar layer, neither eStargz nor zstd:chunked: there is no footer at its end; "
         "convert the image to pull it lazily"
     )
+
+
+def section_in(tail: bytes, footer: Footer, blob_size: int) -> bytes:
+    """Return what the last bytes of a blob have of its compressed TOC: all, its end, or nothing.
+
+    Nothing, where something long follows: the tar-split of a zstd:chunked layer of many small files.
+    """
+    begin = blob_size - len(tail)
+    return tail[max(footer.toc_offset - begin, 0) : max(footer.toc_end - begin, 0)]
 
 
 def footer_from_annotations(annotations: Mapping[str, str], blob_size: int) -> Footer | None:

@@ -19,6 +19,7 @@ from snapshotter.format.footer import (
     first_tail_size,
     footer_from_annotations,
     parse_footer,
+    section_in,
     toc_anchor,
 )
 from snapshotter.format.limits import TOC_COMPRESSED
@@ -175,13 +176,12 @@ class Opener:
         self, reference: Reference, descriptor: Descriptor, section: Path, blob: "Blob", tail: bytes
     ) -> Footer:
         """The footer in a tail; what the tail lacks of the TOC is fetched."""
-        tail_start = descriptor.size - len(tail)
         self._count_bytes(blob.serving, len(tail))
         footer = parse_footer(tail, descriptor.size)
         if footer.flavor is Flavor.EXTERNAL:
             await self._external_section(reference, descriptor, section)
             return footer
-        have = tail[max(footer.toc_offset - tail_start, 0) : footer.toc_end - tail_start]
+        have = section_in(tail, footer, descriptor.size)
         await self._save(blob, footer.toc_offset, footer.toc_end - len(have), section, have)
         return footer
 

@@ -18,6 +18,7 @@ from snapshotter.format.footer import (
     first_tail_size,
     footer_from_annotations,
     parse_footer,
+    section_in,
     toc_anchor,
     toc_json,
 )
@@ -199,6 +200,15 @@ def test_gzip_toc_over_the_limit_is_stopped(monkeypatch: pytest.MonkeyPatch) -> 
     packed = gzip.compress(bytes(10_000_000))
     with pytest.raises(FormatError, match="more than"):
         toc_json(Footer(Flavor.ESTARGZ, Codec.GZIP, 0, len(packed), None, 0), packed)
+
+
+@every_dialect
+def test_tail_has_all_of_the_toc_or_its_end_or_nothing(built: BuiltLayer) -> None:
+    footer = parse_footer(built.blob, built.size)
+    whole = built.blob[footer.toc_offset : footer.toc_end]
+    for size in range(built.size + 1):
+        lacking = min(max(built.size - size - footer.toc_offset, 0), len(whole))
+        assert section_in(built.blob[built.size - size :], footer, built.size) == whole[lacking:]
 
 
 def test_first_tail_is_a_64th_of_the_blob_within_bounds() -> None:

@@ -1,5 +1,6 @@
 """`--reuse`: layers that are right already stay, and only those."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,20 @@ def test_nothing_but_ends_of_layers_is_read_when_all_of_them_stay(registry: Loop
     assert asked != []
     assert all(one.range is not None for one in asked)
     assert registry.manifests[registry.repository, "again"] == registry.manifests[registry.repository, "lazy"]
+
+
+def test_table_far_before_the_end_of_a_zstd_layer_is_found(registry: LoopbackRegistry, tmp_path: Path) -> None:
+    # Many small files: what says how the tar is put together again lies behind the table, and is longer than a first look.
+    many = tar(*(entry(hashlib.sha256(b"%d" % number).hexdigest()) for number in range(1800)))
+    assert run(Image(many).lay_out(tmp_path / "a"), registry.reference(":lazy"), "--zstdchunked", "--level", "1") == 0
+    (layer,) = json.loads(registry.manifests[registry.repository, "lazy"][0])["layers"]
+    split = layer["annotations"]["io.github.containers.zstd-chunked.tarsplit-position"]
+    assert 128 << 10 < int(split.split(":")[1]) < 256 << 10
+    before = len(registry.requests)
+    assert run(registry.reference(":lazy"), registry.reference(":again"), "--zstdchunked", "--reuse") == 0
+    asked = [one for one in registry.requests[before:] if one.method == "GET" and one.path.endswith(layer["digest"])]
+    assert len(asked) == 2
+    assert all(one.range is not None and one.range[0] > 0 for one in asked)
 
 
 def test_layer_without_annotation_gets_it_and_stays(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from snapshotter.errors import FormatError
 from snapshotter.format.attributes import Clock
 from snapshotter.format.codec import Codec
 from snapshotter.format.digest import digest_of, parse_digest
-from snapshotter.format.footer import Flavor, Footer, first_tail_size, parse_footer, toc_anchor, toc_json
+from snapshotter.format.footer import Flavor, Footer, first_tail_size, parse_footer, section_in, toc_anchor, toc_json
 from snapshotter.format.index_build import build_index
 from snapshotter.format.layout import BuildOptions
 from snapshotter.format.limits import TOC_COMPRESSED
@@ -60,8 +60,7 @@ async def vouched_table(layer: Descriptor, source: Source, wanted: Codec) -> Tab
 
         tail = await read(layer.size - (size := first_tail_size(layer.size)), size)
         footer = parse_footer(tail, layer.size)
-        tail_start = layer.size - len(tail)
-        have = tail[max(footer.toc_offset - tail_start, 0) : footer.toc_end - tail_start]
+        have = section_in(tail, footer, layer.size)
         missing = footer.toc_end - footer.toc_offset - len(have)
         if footer.flavor is not _WANTED[wanted] or missing > TOC_COMPRESSED:
             return None

@@ -15,6 +15,7 @@ from snapshotter.format.footer import (
     first_tail_size,
     footer_from_annotations,
     parse_footer,
+    section_in,
     toc_json,
 )
 from snapshotter.format.index_build import build_index
@@ -103,8 +104,7 @@ async def _section(
         if external is None:
             raise NotLazy(Reason.NOT_LAZY_FORMAT, "its table of contents is in another image")
         return await external(layer)
-    begin = layer.size - len(tail)
-    have = tail[max(footer.toc_offset - begin, 0) : max(footer.toc_end - begin, 0)]
+    have = section_in(tail, footer, layer.size)
     missing = footer.toc_end - footer.toc_offset - len(have)
     if missing > TOC_COMPRESSED:
         raise NotLazy(Reason.LIMIT, f"its table of contents has {missing} bytes; the limit is {TOC_COMPRESSED}")

@@ -122,7 +122,8 @@ def _end_zstd(
     packed_split = split.finish(END_OF_TAR)
     document = toc.finish(b',"tarSplitDigest":"%b"' % digest_of(packed_split).encode("ascii"))
     ending = zstd_blob.Ending(document, packed_split, split.raw_size, options.used_level, out.size)
-    out.write(ending.data)
+    for piece in ending.pieces:
+        out.write(piece)
     return digest_of(document), ending.annotations
 
 

@@ -45,7 +45,9 @@ class Ending:
         toc_offset = offset + _SKIPPABLE_HEADER
         split_offset = toc_offset + len(toc) + _SKIPPABLE_HEADER
         position = (toc_offset, len(toc), len(document), _TYPE_CRFS)
-        self.data = b"".join((_skippable(toc), _skippable(split), _skippable(_footer(position))))
+        footer = _footer(position)
+        # Not joined: of a layer with very many files the first two take megabytes.
+        self.pieces = (_skip(toc), toc, _skip(split), split, _skip(footer), footer)
         self.annotations = {
             **toc_annotations(toc, toc_offset, len(document)),
             _STORAGE + "tarsplit-position": f"{split_offset}:{len(split)}:{split_raw_size}",
@@ -64,5 +66,6 @@ def _footer(position: tuple[int, int, int, int]) -> bytes:
     return struct.pack("<4Q", *position) + b"GnUlInUx"
 
 
-def _skippable(body: bytes) -> bytes:
-    return _SKIPPABLE_MAGIC + struct.pack("<L", len(body)) + body
+def _skip(body: bytes) -> bytes:
+    """The header of a skippable frame with that body."""
+    return _SKIPPABLE_MAGIC + struct.pack("<L", len(body))

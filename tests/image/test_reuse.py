@@ -1,5 +1,6 @@
 """`--reuse`: layers that are right already stay, and only those."""
 
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from snapshotter.format.footer import parse_footer, toc_json
+from snapshotter.format.writer import gzip_blob
 from tests.doubles.registry import LoopbackRegistry
-from tests.format.tars import entry, folder, tar
+from tests.format.tars import entry, folder, hard_link, tar
 from tests.image.converting import LOWER, TOC_DIGEST, UPPER, run
-from tests.image.images import Image, Layout
+from tests.image.images import Image, Layout, sha256
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -96,6 +99,45 @@ def test_layer_without_annotation_gets_it_and_stays(tmp_path: Path) -> None:
     again = manifest_of(tmp_path / "b", "two")["layers"]
     assert [one["digest"] for one in again] == [one["digest"] for one in layers]
     assert [one["annotations"][TOC_DIGEST] for one in again] == [one["annotations"][TOC_DIGEST] for one in layers]
+
+
+def edited_table(blob: bytes, old: bytes, new: bytes) -> bytes:
+    """An eStargz layer whose table of contents says something else."""
+    footer = parse_footer(blob, len(blob))
+    document = toc_json(footer, blob[footer.toc_offset : footer.toc_end])
+    assert document.count(old) == 1
+    archive = bytearray(document.replace(old, new))
+    gzip_blob.make_archive(archive)
+    return blob[: footer.toc_offset] + gzip_blob.pack(archive, 6) + gzip_blob.footer(footer.toc_offset)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"mode":493', b'"mode":2541'),
+        (b'{"name":"usr/bash","type":"hardlink"', b'{"name":"usr/dash","type":"hardlink"'),
+        (b'"linkName":"usr/sh"', b'"linkName":"other"'),
+        (b'{"name":".wh.old"', b'{"name":".wh.new"'),
+        (sha256(b"1" * 904).encode(), sha256(b"2" * 904).encode()),
+    ],
+    ids=["mode", "name", "link", "whiteout", "content"],
+)
+def test_table_that_nobody_vouches_for_and_that_lies_is_not_vouched_for(
+    old: bytes, new: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = entry("usr/sh", b"#!", mode=0o755), hard_link("usr/bash", "usr/sh"), entry(".wh.old")
+    layer = tar(folder("usr", mode=0o700), *files, entry("large", b"1" * 5000), entry("other", b"#!"))
+    assert run(Image(layer).lay_out(tmp_path / "a"), f"oci:{tmp_path}/b:new", "--chunk-size", "4KiB") == 0
+    made = Layout(tmp_path / "b").top()["layers"][0]
+    good = Layout(tmp_path / "b").blob(made["digest"])
+    for blob, stays in ((good, True), (edited_table(good, old, new), False)):
+        image = Image(gzip.decompress(blob))
+        image.document["layers"] = [image.add(blob, made["mediaType"])]
+        capsys.readouterr()
+        assert run(image.lay_out(tmp_path / f"c{stays}"), f"oci:{tmp_path}/d:new", "--reuse") == 0
+        assert ("left as it is" in capsys.readouterr().err) is stays
+        again = Layout(tmp_path / "d").top()["layers"][0]["digest"]
+        assert (again == sha256(blob)) is stays
 
 
 def test_layer_whose_annotation_lies_is_converted_anew(tmp_path: Path) -> None:

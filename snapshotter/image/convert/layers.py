@@ -187,8 +187,8 @@ class Workshop:
             except NotLazy as fault:
                 work.keep(fault)
                 return
-        if self._may_stay:
-            work.reused = table_in(work.blob, work.source, self._options.compression)
+            if self._may_stay:
+                work.reused = table_in(work.blob, work.source, self._options.compression, work.entries, tar)
 
     def _write(self, work: LayerWork, prioritised: Sequence[str], advance: OnProgress) -> WrittenLayer:
         path = work.written

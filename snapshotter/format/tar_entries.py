@@ -158,7 +158,8 @@ class _Tree:
 
     def __init__(self) -> None:
         self._entries: dict[str, TarEntry] = {}
-        self._link_targets: dict[str, str] = {}
+        self._links: dict[str, list[str]] = {}
+        """By the name of a file, the hard links to it."""
 
     def add(self, entry: TarEntry) -> None:
         name = entry.name
@@ -172,7 +173,7 @@ class _Tree:
         # A directory that comes again keeps its place, before what it holds, with the new attributes.
         self._entries[name] = entry
         if entry.type is EntryType.HARDLINK:
-            self._link_targets[entry.link_name] = name
+            self._links.setdefault(entry.link_name, []).append(name)
 
     def names(self) -> list[str]:
         """All names so far, in order."""
@@ -212,9 +213,9 @@ class _Tree:
             gone += [name for name in self._entries if name.startswith(below)]
         removed = {name: self._entries.pop(name) for name in gone}
         for name, entry in removed.items():
-            link = self._link_targets.get(name)
-            if link is not None and link in self._entries:
-                raise NotLazy(Reason.TOC_INVALID, f"{name!r} is replaced after {link!r} was hard-linked to it")
+            for link in self._links.get(name, ()):
+                if link in self._entries:
+                    raise NotLazy(Reason.TOC_INVALID, f"{name!r} is replaced after {link!r} was hard-linked to it")
             target = self._entries.get(entry.link_name)
             # Unpacking a hard link gives its file the attributes of the link's header, and they stay with the file.
             if entry.type is EntryType.HARDLINK and target is not None and _attributes(entry) != _attributes(target):

@@ -185,6 +185,10 @@ def test_toc_and_landmarks_of_an_earlier_conversion_are_dropped() -> None:
         [hard_link("b", "b")],
         [entry("a", b"1"), hard_link("b", "a"), entry("a", b"2")],
         [entry("a", b"1"), hard_link("b", "a", uid=7), entry("b", b"2")],
+        [
+            *(entry("a", b"1"), hard_link("b", "a"), folder("d"), hard_link("d/c", "a")),
+            *(entry("d", b"2"), entry("a", b"3")),
+        ],
         [symlink("lib", "usr/lib"), entry("lib/x", b"1")],
         [entry("f", b"1"), entry("f/x", b"1")],
     ],
@@ -194,6 +198,7 @@ def test_toc_and_landmarks_of_an_earlier_conversion_are_dropped() -> None:
         "link to itself",
         "target replaced",
         "link that changed it replaced",
+        "target replaced, after its last link",
         "below a link",
         "below a file",
     ],

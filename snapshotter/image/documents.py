@@ -56,7 +56,8 @@ def parse_config(raw: bytes, descriptor: Descriptor, layer_count: int) -> ImageC
     except (ValueError, RecursionError) as fault:
         raise FormatError(f"the image's config {descriptor.digest} is not JSON: {fault}") from None
     rootfs = document.get("rootfs") if isinstance(document, dict) else None
-    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    # Without layers docker leaves the list out, and Go's encoder makes null of it.
+    diff_ids = (rootfs.get("diff_ids") or []) if isinstance(rootfs, dict) else None
     if not isinstance(diff_ids, list) or not all(isinstance(item, str) for item in diff_ids):
         raise FormatError(f"the image's config {descriptor.digest} has no rootfs.diff_ids")
     if len(diff_ids) != layer_count:

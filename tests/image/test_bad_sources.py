@@ -183,8 +183,19 @@ def test_layer_without_entries_is_a_layer(plain: bytes, tmp_path: Path) -> None:
     ]
 
 
-def test_image_without_layers_is_an_image_without_layers(tmp_path: Path) -> None:
-    assert run(Image().lay_out(tmp_path / "a"), f"oci:{tmp_path}/b:new") == 0
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _config: None,
+        lambda config: config["rootfs"].pop("diff_ids"),
+        lambda c: c["rootfs"].update(diff_ids=None),
+    ],
+    ids=["an empty list", "as docker writes it", "as Go writes it"],
+)
+def test_image_without_layers_is_an_image_without_layers(
+    change: Callable[[dict[str, Any]], object], tmp_path: Path
+) -> None:
+    assert run(rewrite(Image(), change).lay_out(tmp_path / "a"), f"oci:{tmp_path}/b:new") == 0
     layout = Layout(tmp_path / "b")
     assert layout.top()["layers"] == []
     assert layout.config(layout.top())["rootfs"]["diff_ids"] == []

@@ -106,11 +106,9 @@ async def take_sample(client: Client, staged: Staged, plan: Plan, note: Callable
     try:
         sample = await run.do()
     except BaseException:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + TIDY_S):
-            await run.undo(note)
-        raise
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + TIDY_S):
         await run.undo(note)
+        raise
+    await run.undo(note)
     return sample
 
 
@@ -144,7 +142,15 @@ class _Run:
             stdio.close()
 
     async def undo(self, note: Callable[[str], None]) -> None:
-        """Remove task, container and snapshot, each whatever became of the others."""
+        """Remove task, container and snapshot, each whatever became of the others; not cancelled, but with an end."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + TIDY_S) as scope:
+            await self._undo(note)
+        if scope.cancelled_caught:
+            note(
+                f"the sample container {self._plan.name} could not be removed within {TIDY_S:.0f} s; the next run tries again"
+            )
+
+    async def _undo(self, note: Callable[[str], None]) -> None:
         for step in (
             lambda: self._task.kill(signal.SIGKILL, everyone=True),
             self._task.delete,

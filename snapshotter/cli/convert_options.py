@@ -67,7 +67,10 @@ _LAYERS = (
     ),
     click.option("--all-platforms", is_flag=True, help="Convert every image of an index."),
     click.option(
-        "--reuse", is_flag=True, help="Leave layers alone that are in the wanted format already, however they are cut."
+        "--reuse",
+        is_flag=True,
+        help="Leave layers alone that are in the wanted format already, however they are cut and whatever is in front in "
+        "them. Not with --external-toc.",
     ),
     click.option(
         "--zstdchunked",
@@ -149,10 +152,13 @@ def conversion_of(values: Mapping[str, Any]) -> ConvertOptions:
 
     Raises:
         ConfigError: they contradict each other.
-        FormatError: the prefetch list is none.
     """
     if values["platform_texts"] and values["all_platforms"]:
         raise ConfigError("--platform and --all-platforms exclude each other")
+    if values["reuse"] and values["external_toc"]:
+        raise ConfigError(
+            "--reuse and --external-toc exclude each other: nothing says where the tables of layers are that have them outside"
+        )
     prefetch = values["prefetch_list"]
     return ConvertOptions(
         host=host_platform(platform.machine()),

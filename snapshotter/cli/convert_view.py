@@ -88,6 +88,13 @@ def conclude(
     for one in conversion.images:
         for path in one.missing:
             click.echo(f"snapshotter: the image for {one.platform} has no {printable(path)} to prefetch", err=True)
+        for number, (layer, names) in enumerate(zip(one.layers, one.front, strict=True), 1):
+            if names and layer.written is None:
+                which = f"layer {number} of the image for {one.platform}"
+                click.echo(
+                    f"snapshotter: {which} stays as it is; files of the list that stay where they are in it: {len(names)}",
+                    err=True,
+                )
     if as_json:
         print_json({**_as_json(target, conversion, seconds), **(more or {})})
         return

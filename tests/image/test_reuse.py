@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from snapshotter.errors import ConfigError
 from snapshotter.format.footer import parse_footer, toc_json
 from snapshotter.format.writer import gzip_blob
 from tests.doubles.registry import LoopbackRegistry
@@ -210,6 +211,26 @@ def test_zstd_layer_of_the_other_dialect_gets_what_it_lacks_and_stays(tmp_path: 
     for before, after in zip(layers, again, strict=True):
         told = {key: value for key, value in before["annotations"].items() if not key.endswith("uncompressed-size")}
         assert after["annotations"] == told
+
+
+def test_list_that_layers_that_stay_do_not_follow_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(Image(LOWER, UPPER).lay_out(tmp_path / "a"), f"oci:{tmp_path}/b:one") == 0
+    (tmp_path / "list").write_text("/usr/sh\n")
+    assert run(f"oci:{tmp_path}/b:one", f"oci:{tmp_path}/b:two", "--reuse", "--prefetch-list", tmp_path / "list") == 0
+    said = capsys.readouterr().err
+    assert (
+        "layer 2 of the image for linux/amd64 stays as it is; files of the list that stay where they are in it: 1"
+        in said
+    )
+    assert "layer 1 of the image" not in said
+    assert run(f"oci:{tmp_path}/b:one", f"oci:{tmp_path}/b:three", "--reuse") == 0
+    assert "of the list" not in capsys.readouterr().err
+
+
+def test_reuse_and_tables_outside_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Image(LOWER).lay_out(tmp_path / "a")
+    assert run(source, f"oci:{tmp_path}/b:one", "--external-toc", "--reuse") == ConfigError.exit_code
+    assert "exclude each other" in capsys.readouterr().err
 
 
 def test_tables_that_lie_elsewhere_are_none_that_stay(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class ConvertOptions:
 @dataclass(frozen=True, slots=True)
 class ConvertedImage:
     """One image for one platform. `missing` are the paths of the prefetch list that no layer has; `front` has for each
-    layer, lowest first, the names that were put in front because of it.
+    layer, lowest first, the names that it wants in front, and that are put there unless the layer stays as it is.
     """
 
     platform: Platform
@@ -153,7 +153,7 @@ async def _convert_image(
             work.join(tree)
         front, missing = assign(options.prefetch or (), tree, len(works))
         if options.prefetch is None:
-            front = [work.prefetched for work in works]
+            front = [[] if work.reused else work.prefetched for work in works]
         layers = await _write_all(works, front, source, target, workshop)
     raw_config = documents.config_json(config, [layer.diff_id for layer in layers])
     new_config = documents.described(raw_config, documents.OCI_CONFIG)

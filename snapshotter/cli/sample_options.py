@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import click
 from snapshotter.cli.options import AbsolutePath
 from snapshotter.errors import ConfigError
 from snapshotter.image.optimize.cni import CONF_DIR, PLUGIN_DIRS, Network, first_network
-from snapshotter.image.optimize.etc_files import Names, parse_list, parse_names
+from snapshotter.image.optimize.etc_files import Names, parse_list, parse_names, servers_in
 from snapshotter.image.optimize.sampling import Watching
 from snapshotter.image.optimize.stdio import Streams
 from snapshotter.image.optimize.terminal import check_terminal
@@ -19,6 +20,8 @@ from snapshotter.image.optimize.workload import Overrides, parse_env_file, parse
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PERIOD_S = 10.0
+
+_RESOLV_CONFS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 _WORKLOAD = (
     click.option(
@@ -96,8 +99,7 @@ _NETWORK = (
     ),
     click.option(
         "--dns-nameservers",
-        default="8.8.8.8",
-        show_default=True,
+        show_default="this machine's, but for those on loopback",
         metavar="LIST",
         help="Name servers for the container, with commas between them, as in all of these lists.",
     ),
@@ -190,8 +192,19 @@ def watching_of(values: Mapping[str, Any]) -> Watching:
 
 def names_of(values: Mapping[str, Any]) -> Names:
     """What the container is told about names. Raises ConfigError."""
-    keys = ("dns_nameservers", "dns_search_domains", "dns_options", "add_hosts")
-    return parse_names(*(parse_list(values[key]) for key in keys))
+    keys = ("dns_search_domains", "dns_options", "add_hosts")
+    servers = values["dns_nameservers"]
+    own = _servers() if servers is None else parse_list(servers)
+    return parse_names(own, *(parse_list(values[key]) for key in keys))
+
+
+def _servers() -> tuple[str, ...]:
+    """This machine's name servers that can be reached from elsewhere; systemd-resolved keeps them beside its own address."""
+    for path in _RESOLV_CONFS:
+        with suppress(OSError):
+            if servers := servers_in(path.read_text("utf-8", "replace")):
+                return servers
+    return ()
 
 
 def network_of(values: Mapping[str, Any]) -> tuple[Network | None, tuple[Path, ...]]:

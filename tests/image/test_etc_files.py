@@ -3,7 +3,7 @@
 import pytest
 
 from snapshotter.errors import ConfigError
-from snapshotter.image.optimize.etc_files import HOSTS, parse_list, parse_names
+from snapshotter.image.optimize.etc_files import HOSTS, parse_list, parse_names, servers_in
 
 
 def test_files_say_what_the_options_say() -> None:
@@ -16,6 +16,14 @@ def test_files_say_what_the_options_say() -> None:
 
 def test_nothing_said_is_an_empty_file() -> None:
     assert parse_names([], [], [], []).resolv_conf() == ""
+
+
+def test_servers_of_the_machine_are_those_that_a_container_can_ask() -> None:
+    text = (
+        "# of DHCP\nsearch a\nnameserver 127.0.0.53\nnameserver\nnameserver dns\nnameserver ::1\nnameserver 10.1.2.3\n"
+    )
+    assert servers_in(text + "  nameserver fe80::1%eth0 # here\noptions nameserver\n") == ("10.1.2.3", "fe80::1%eth0")
+    assert servers_in("") == ()
 
 
 def test_list_has_commas_between_words() -> None:

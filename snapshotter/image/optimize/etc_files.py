@@ -40,6 +40,24 @@ class Names:
         return HOSTS + f"127.0.1.1\t{own_name}\n" + "".join(f"{address}\t{name}\n" for name, address in self.hosts)
 
 
+def servers_in(resolv_conf: str) -> tuple[str, ...]:
+    """The name servers of a machine's etc/resolv.conf that a container in a network of its own can ask as well: not those on
+    loopback, which is the container's own there. Source: resolv.conf(5).
+    """
+    found: list[str] = []
+    for line in resolv_conf.splitlines():
+        words = line.split()
+        if len(words) < 2 or words[0] != "nameserver":
+            continue
+        try:
+            loopback = ipaddress.ip_address(words[1].partition("%")[0]).is_loopback
+        except ValueError:
+            continue
+        if not loopback:
+            found.append(words[1])
+    return tuple(found)
+
+
 def parse_list(text: str) -> tuple[str, ...]:
     """The words of a list with commas."""
     return tuple(filter(None, (word.strip() for word in text.split(","))))

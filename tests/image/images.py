@@ -105,5 +105,10 @@ class Layout:
         (entry,) = [one for one in index["manifests"] if one.get("annotations", {}).get(NAME) == name]
         return dict(json.loads(self.blob(entry["digest"])))
 
+    def image(self, name: str | None = "new") -> dict[str, Any]:
+        """The first image that the layout has under a name."""
+        top = self.top(name)
+        return dict(json.loads(self.blob(top["manifests"][0]["digest"]))) if "manifests" in top else top
+
     def config(self, manifest: dict[str, Any]) -> dict[str, Any]:
         return dict(json.loads(self.blob(manifest["config"]["digest"])))

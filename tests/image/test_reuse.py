@@ -21,13 +21,13 @@ pytestmark = pytest.mark.usefixtures("scratch")
 
 
 def manifest_of(path: Path, name: str) -> dict[str, Any]:
-    return Layout(path).top(name)
+    return Layout(path).image(name)
 
 
 def with_layers(path: Path, name: str, layers: list[dict[str, Any]]) -> str:
     """The image `name` of a layout once more, its manifest naming these layers; what the command line calls it."""
     layout = Layout(path)
-    manifest = layout.top(name)
+    manifest = layout.image(name)
     image = Image()
     image.document = {**manifest, "layers": layers}
     for one in (manifest["config"], *layers):
@@ -82,7 +82,8 @@ def test_table_far_before_the_end_of_a_zstd_layer_is_found(registry: LoopbackReg
     # Many small files: what says how the tar is put together again lies behind the table, and is longer than a first look.
     many = tar(*(entry(hashlib.sha256(b"%d" % number).hexdigest()) for number in range(1800)))
     assert run(Image(many).lay_out(tmp_path / "a"), registry.reference(":lazy"), "--zstdchunked", "--level", "1") == 0
-    (layer,) = json.loads(registry.manifests[registry.repository, "lazy"][0])["layers"]
+    index = json.loads(registry.manifests[registry.repository, "lazy"][0])
+    (layer,) = json.loads(registry.manifests[registry.repository, index["manifests"][0]["digest"]][0])["layers"]
     split = layer["annotations"]["io.github.containers.zstd-chunked.tarsplit-position"]
     assert 128 << 10 < int(split.split(":")[1]) < 256 << 10
     before = len(registry.requests)
@@ -95,7 +96,8 @@ def test_table_far_before_the_end_of_a_zstd_layer_is_found(registry: LoopbackReg
 def test_registry_without_ranges_gives_whole_layers_that_stay(registry: LoopbackRegistry, tmp_path: Path) -> None:
     bulk = tar(entry("f", random.Random(5).randbytes(300_000)))
     assert run(Image(bulk).lay_out(tmp_path / "a"), registry.reference(":lazy")) == 0
-    (layer,) = json.loads(registry.manifests[registry.repository, "lazy"][0])["layers"]
+    index = json.loads(registry.manifests[registry.repository, "lazy"][0])
+    (layer,) = json.loads(registry.manifests[registry.repository, index["manifests"][0]["digest"]][0])["layers"]
     registry.script(f"/v2/{registry.repository}/blobs/{layer['digest']}", "200-to-range*", method="GET")
     assert run(registry.reference(":lazy"), f"oci:{tmp_path}/b:new", "--reuse") == 0
     assert Layout(tmp_path / "b").top()["layers"] == [layer]

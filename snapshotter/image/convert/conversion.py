@@ -14,6 +14,7 @@ from snapshotter.image.convert.layers import ConvertedLayer, LayerWork, Watcher,
 from snapshotter.image.convert.prefetch import assign
 from snapshotter.image.convert.selection import Chosen, choose, choose_all
 from snapshotter.image.convert.tree import ImageTree
+from snapshotter.image.convert.twins import COMPRESSED_BY_ZSTD, twin_of
 from snapshotter.image.first_error import first_error
 from snapshotter.image.places.ends import Source, Target
 from snapshotter.registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, ImageIndex, parse_manifest
@@ -104,12 +105,15 @@ async def _convert(source: Source, target: Target, options: ConvertOptions, watc
     images = [image for image, _ in done.values()]
     image, raw = done[chosen[0].descriptor.digest]
     descriptor = image.descriptor
-    if len(options.platforms) > 1 or (options.all_platforms and isinstance(document, ImageIndex)):
+    entries = _entries(chosen, done)
+    twins = [twin for entry in entries if (twin := twin_of(_raw_of(entry, done), entry)) is not None]
+    if twins or len(options.platforms) > 1 or (options.all_platforms and isinstance(document, ImageIndex)):
         for image, raw in done.values():
             await target.put_manifest(raw, image.descriptor)
-        raw = documents.index_json(
-            _entries(chosen, done), document.annotations if isinstance(document, ImageIndex) else {}
-        )
+        for twin in twins:
+            await target.put_manifest(twin.raw, twin.descriptor)
+        annotations = document.annotations if isinstance(document, ImageIndex) else {}
+        raw = documents.index_json([*entries, *(twin.descriptor for twin in twins)], annotations)
         descriptor = documents.described(raw, OCI_INDEX)
     # Directly before the name: an image that had it keeps its tables of contents until then.
     tocs = await store_tocs([layer for image in images for layer in image.layers], target)
@@ -125,6 +129,10 @@ def _entries(chosen: Sequence[Chosen], done: Mapping[str, tuple[ConvertedImage, 
         platform = one.descriptor.platform or image.platform
         entries[image.descriptor.digest, platform] = replace(image.descriptor, platform=platform)
     return list(entries.values())
+
+
+def _raw_of(entry: Descriptor, done: Mapping[str, tuple[ConvertedImage, bytes]]) -> bytes:
+    return next(raw for image, raw in done.values() if image.descriptor.digest == entry.digest)
 
 
 async def _convert_image(
@@ -159,7 +167,9 @@ async def _convert_image(
     new_config = documents.described(raw_config, documents.OCI_CONFIG)
     await target.put_blob(new_config, raw_config)
     raw = documents.manifest_json(new_config, [layer.descriptor for layer in layers], manifest.annotations)
-    new = replace(documents.described(raw, OCI_MANIFEST), annotations=chosen.descriptor.annotations)
+    # What an index said of the old image's compression need not be true of this one's.
+    kept = {key: value for key, value in chosen.descriptor.annotations.items() if key != COMPRESSED_BY_ZSTD}
+    new = documents.described(raw, OCI_MANIFEST, kept)
     fronts = tuple(map(tuple, front))
     return ConvertedImage(platform, chosen.descriptor.digest, new, tuple(layers), fronts, tuple(missing)), raw
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from snapshotter.errors import FormatError
+from snapshotter.image.convert.twins import without_twins
 from snapshotter.image.places.ends import Source
 from snapshotter.registry.manifest import Descriptor, ImageIndex, ImageManifest, choose_platform, parse_manifest
 from snapshotter.registry.platform import Platform
@@ -52,7 +53,7 @@ async def choose_all(top: Chosen, source: Source, left_out: list[str]) -> list[C
         FormatError: there is no image in it.
     """
     chosen: list[Chosen] = []
-    for child in top.document.manifests if isinstance(top.document, ImageIndex) else ():
+    for child in without_twins(top.document.manifests) if isinstance(top.document, ImageIndex) else ():
         if _ATTESTS in child.annotations:
             left_out.append(f"{child.digest}: an attestation of an image that is not this one any more")
         elif child.platform is not None and child.platform.os != "linux":

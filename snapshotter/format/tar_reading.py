@@ -1,25 +1,44 @@
 """The headers of a tar as Go's archive/tar reads them, which unpacks layers in containerd.
 
 tarfile reads the dialects (V7, ustar, GNU, PAX, three kinds of sparse files). Where it is more lenient this module is as
-strict as Go's: a damaged header is an error, not the silent end of the archive; global PAX headers change nothing.
+strict as Go's: a damaged header is an error, not the silent end of the archive; global PAX headers change nothing. What
+the two read differently and cannot be mended is told.
 """
 
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, Self, cast
 
-from snapshotter.errors import FormatError
+from snapshotter.errors import FormatError, NotLazy, Reason
 
 BLOCK = 512
 
 # Behind the first header tarfile takes these for the end of the archive. (typeshed does not know them.)
 _DAMAGE: tuple[type[tarfile.TarError], ...] = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
 
+_USTAR_MAGIC = b"ustar\0"
 _GNU_MAGIC = b"ustar  \0"
+_STAR_TRAILER = b"tar\0"
+
+# Mode, uid, gid, size and time; a header of V7 has no more. Then the two halves of a device's number.
+_NUMBERS = (slice(100, 108), slice(108, 116), slice(116, 124), slice(124, 136), slice(136, 148))
+_DEVICE = (slice(329, 337), slice(337, 345))
+# Access and change time of a GNU header.
+_GNU_TIMES = (slice(345, 357), slice(357, 369))
+_OCTAL = b"01234567"
 
 # Go's archive/tar refuses larger extension headers, and tarfile would read them into memory whole.
 _EXTENSION_MAX = 1 << 20
 _EXTENSIONS = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK})
+# What tarfile takes for headers of the next header, and how they stand in front of it where Go agrees.
+_CHAINED = _EXTENSIONS | {tarfile.SOLARIS_XHDTYPE}
+_AGREED = (
+    [tarfile.XHDTYPE],
+    [tarfile.GNUTYPE_LONGNAME],
+    [tarfile.GNUTYPE_LONGLINK],
+    [tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_LONGNAME],
+    [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK],
+)
 
 
 class _NoGlobals(dict[str, str]):
@@ -52,11 +71,19 @@ class _Header(tarfile.TarInfo):
         """Mend what tarfile made of a header; an extension that is too large is a FormatError."""
         if self.type in _EXTENSIONS and self.size > _EXTENSION_MAX:
             raise FormatError(f"the layer's tar has an extension header of {self.size} bytes; the limit is 1 MiB")
-        if bytes(buf[257:265]) == _GNU_MAGIC and self.type not in _EXTENSIONS:
-            # In GNU headers there is no name prefix; times of an incremental backup lie there.
-            self.name = bytes(buf[:100]).partition(b"\0")[0].decode(encoding, errors)
-            if dircheck and self.type == tarfile.AREGTYPE and self.name.endswith("/"):
-                self.type = tarfile.DIRTYPE
+        raw = bytes(buf)
+        is_v7 = raw[257:263] != _USTAR_MAGIC and raw[257:265] != _GNU_MAGIC
+        for place in _NUMBERS if is_v7 else (*_NUMBERS, *_DEVICE):
+            _check_number(raw[place])
+        if is_v7:
+            self.uname = self.gname = ""
+            self.devmajor = self.devminor = 0
+        if self.type in _EXTENSIONS:
+            return
+        name, prefix = raw[:100].partition(b"\0")[0], _prefix(raw)
+        self.name = (prefix + b"/" + name if prefix else name).decode(encoding, errors)
+        if dircheck and self.type == tarfile.AREGTYPE and self.name.endswith("/"):
+            self.type = tarfile.DIRTYPE
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
@@ -66,11 +93,36 @@ class _Header(tarfile.TarInfo):
             raise FormatError(f"the layer's tar has a damaged header near byte {tar.offset}: {fault}") from None
 
 
+def _check_number(field: bytes) -> None:
+    """Refuse what Go refuses in a number, and what it reads otherwise than tarfile: a number behind a NUL."""
+    if field[0] & 0x80:
+        return  # binary
+    text = field.strip(b" \0").partition(b"\0")[0]
+    if text.translate(None, _OCTAL) or text != field.partition(b"\0")[0].strip(b" "):
+        raise FormatError(f"the layer's tar has a damaged header, with {field!r} where a number belongs")
+
+
+def _prefix(raw: bytes) -> bytes:
+    """What stands in front of a header's name: nothing in V7's and GNU's, where other things lie in that place.
+
+    Except in those that Go wrote before its version 1.8, with the magic of GNU and a prefix; its reader knows them by times that are none.
+    """
+    prefix = raw[345 : 476 if raw[508:512] == _STAR_TRAILER else 500].partition(b"\0")[0]
+    if raw[257:263] == _USTAR_MAGIC:
+        return prefix
+    if raw[257:265] != _GNU_MAGIC or not prefix.isascii():
+        return b""
+    times = [raw[place] for place in _GNU_TIMES]
+    odd = [one for one in times if one[0] and not one[0] & 0x80 and one.strip(b" \0").partition(b"\0")[0].strip(_OCTAL)]
+    return prefix if odd else b""
+
+
 def tar_headers(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """Yield every header of the archive in `tar` (seekable, at any position).
 
     Raises:
         FormatError: wherever it is not one.
+        NotLazy: it has headers that tarfile and Go understand differently.
     """
     end = tar.seek(0, 2)
     tar.seek(0)
@@ -85,11 +137,31 @@ def tar_headers(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
                 raise FormatError(f"the layer's tar ends within {header.name!r}")
             if header.issparse() and sum(size for _, size in sparse_map(header)) > archive.offset - header.offset_data:
                 raise FormatError(f"sparse file {header.name!r} has fewer bytes in the layer's tar than its map says")
+            _check_extensions(tar, header)
             yield header
             archive.members.clear()  # type: ignore[attr-defined]  # else tarfile keeps every header it read
         _check_end(tar, archive.offset)
     except (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as fault:
         raise FormatError(f"the layer is not a tar that can be read: {fault}") from fault
+
+
+def _check_extensions(tar: BinaryIO, header: tarfile.TarInfo) -> None:
+    """Refuse extension headers of which Go drops some, or prefers others, where tarfile joins them."""
+    empty = [key for key in ("path", "linkpath", "size", "uid", "gid", "mtime") if header.pax_headers.get(key) == ""]
+    found: list[bytes] = []
+    at = header.offset
+    while at + BLOCK < header.offset_data:
+        tar.seek(at)
+        one = tarfile.TarInfo.frombuf(tar.read(BLOCK), "utf-8", "surrogateescape")
+        if one.type not in _CHAINED:
+            break
+        found.append(one.type)
+        at += BLOCK + one.size + -one.size % BLOCK
+    if empty or (found and found not in _AGREED):
+        raise NotLazy(
+            Reason.TOC_INVALID,
+            f"{header.name[:100]!r} has extension headers in the tar that readers understand differently",
+        )
 
 
 def _check_end(tar: BinaryIO, offset: int) -> None:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import trio
 
-from snapshotter.errors import FormatError, NotFound
+from snapshotter.errors import FormatError, NotFound, NotLazy
 from snapshotter.format.plain_tar import copy_plain
 from snapshotter.format.tar_entries import clean_name
 from snapshotter.format.tar_reading import tar_headers
@@ -55,7 +55,7 @@ class ArchiveFile:
             for header in tar_headers(tar):
                 trio.from_thread.check_cancelled()
                 self._enter(header)
-        except FormatError as fault:
+        except (FormatError, NotLazy) as fault:
             raise FormatError(f"{path} is no archive of an image, or is damaged or cut off: {fault}") from None
 
     def find(self, name: str) -> Member | None:

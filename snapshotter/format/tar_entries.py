@@ -6,7 +6,7 @@ Entries that a later entry replaces are gone, as they are after unpacking.
 import re
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import attrgetter
@@ -23,8 +23,16 @@ PREFETCH_LANDMARK = ".prefetch.landmark"
 NO_PREFETCH_LANDMARK = ".no.prefetch.landmark"
 WHITEOUT = ".wh."
 
+OPAQUE = ".wh..wh..opq"
+
 RESERVED = frozenset({TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK})
+# Of an image that was built on a converted one and removed its landmarks. Every layer gets a new one, and containerd does not
+# unpack a layer that has a file and, behind it, its whiteout.
+_LEFT_OUT = RESERVED | {WHITEOUT + name for name in (PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK)}
 _XATTR = "SCHILY.xattr."
+
+# Names that are compared because directories are replaced: some seconds' work.
+_LOOKED_AT_MAX = 30_000_000
 
 # Times outside of these become the epoch when containerd unpacks (os.Chtimes takes no others).
 _MTIME_MAX_NS = (1 << 63) - 1
@@ -33,7 +41,8 @@ _PAX_NUMBER = re.compile(r"[0-9]+")
 
 
 _NO_XATTRS: Mapping[str, bytes] = MappingProxyType({})
-_attributes = attrgetter("mode", "uid", "gid", "mtime_ns", "xattrs")
+inode_attributes = attrgetter("mode", "uid", "gid", "mtime_ns", "xattrs")
+"""What an entry sets of its file; a hard link sets it of the file that it is linked to."""
 
 
 class EntryType(StrEnum):
@@ -131,10 +140,11 @@ class ScannedTar:
     prefetched: list[str]
 
 
-def scan_tar(tar: BinaryIO) -> ScannedTar:
+def scan_tar(tar: BinaryIO, check: Callable[[], object] = int) -> ScannedTar:
     """Return the entries that remain when the tar in `tar` (seekable, at any position) is unpacked, in its order.
 
-    TOC and landmarks of an earlier conversion are left out, but what the landmark said is told.
+    TOC and landmarks of an earlier conversion are left out, but what the first landmark said is told. `check` is called for
+    each header; what it raises ends the work.
 
     Raises:
         FormatError: damaged, cut off, or of a kind containerd does not unpack.
@@ -143,10 +153,11 @@ def scan_tar(tar: BinaryIO) -> ScannedTar:
     tree = _Tree()
     in_front: list[str] = []
     for header in tar_headers(tar):
+        check()
         entry = _entry(header)
-        if entry.name not in RESERVED:
+        if entry.name not in _LEFT_OUT:
             tree.add(entry)
-        elif entry.name == PREFETCH_LANDMARK:
+        elif entry.name == PREFETCH_LANDMARK and not in_front:
             in_front = tree.names()
     entries = tree.finished()
     here = set(tree.names())
@@ -160,6 +171,9 @@ class _Tree:
         self._entries: dict[str, TarEntry] = {}
         self._links: dict[str, list[str]] = {}
         """By the name of a file, the hard links to it."""
+        self._holders: set[str] = set()
+        """Directories, described or not, of the entries so far."""
+        self._looked_at = 0
 
     def add(self, entry: TarEntry) -> None:
         name = entry.name
@@ -167,6 +181,11 @@ class _Tree:
             raise FormatError(f"the layer's root is a {entry.type} in its tar; it must be a directory")
         if entry.type is EntryType.HARDLINK:
             self._check_link(entry)
+        self._check_whiteout(name)
+        for directory in ancestors(name):
+            if directory in self._holders:
+                break
+            self._holders.add(directory)
         old = self._entries.get(name)
         if old is not None and not (old.type is entry.type is EntryType.DIR):
             self._remove(old)
@@ -186,6 +205,8 @@ class _Tree:
             for directory in ancestors(name):
                 if directory in good:
                     break
+                if directory in RESERVED:
+                    raise NotLazy(Reason.TOC_INVALID, f"{name!r} lies below a name that a lazy layer has for itself")
                 holder = self._entries.get(directory)
                 if holder is not None and holder.type is not EntryType.DIR:
                     raise NotLazy(
@@ -205,10 +226,22 @@ class _Tree:
         if target.type is EntryType.DIR:
             raise FormatError(f"hard link {entry.name!r} points to the directory {entry.link_name!r}")
 
+    def _check_whiteout(self, name: str) -> None:
+        """Refuse a whiteout behind what it names: unpacking the lowest layer removes that, and fails for any other."""
+        parent, _, last = name.rpartition("/")
+        if last.startswith(WHITEOUT) and last != OPAQUE:
+            hidden = last.removeprefix(WHITEOUT)
+            hidden = f"{parent}/{hidden}" if parent else hidden
+            if hidden in self._entries or hidden in self._holders:
+                raise NotLazy(Reason.TOC_INVALID, f"{hidden!r} is followed by its own whiteout")
+
     def _remove(self, old: TarEntry) -> None:
         """Forget what is replaced, and below a replaced directory everything."""
         gone = [old.name]
-        if old.type is EntryType.DIR:
+        if old.type is EntryType.DIR and old.name in self._holders:
+            self._looked_at += len(self._entries)
+            if self._looked_at > _LOOKED_AT_MAX:
+                raise NotLazy(Reason.TOC_INVALID, f"{old.name!r} is one of too many directories that are replaced")
             below = old.name + "/"
             gone += [name for name in self._entries if name.startswith(below)]
         removed = {name: self._entries.pop(name) for name in gone}
@@ -218,7 +251,11 @@ class _Tree:
                     raise NotLazy(Reason.TOC_INVALID, f"{name!r} is replaced after {link!r} was hard-linked to it")
             target = self._entries.get(entry.link_name)
             # Unpacking a hard link gives its file the attributes of the link's header, and they stay with the file.
-            if entry.type is EntryType.HARDLINK and target is not None and _attributes(entry) != _attributes(target):
+            if (
+                entry.type is EntryType.HARDLINK
+                and target is not None
+                and inode_attributes(entry) != inode_attributes(target)
+            ):
                 raise NotLazy(
                     Reason.TOC_INVALID, f"hard link {name!r} is replaced after it changed attributes of {target.name!r}"
                 )

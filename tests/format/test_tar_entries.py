@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshotter.errors import FormatError, NotLazy
+from snapshotter.format import tar_entries
 from snapshotter.format.tar_entries import EntryType, TarEntry, clean_name, scan_tar
 from snapshotter.format.tar_headers import encode_header
 from snapshotter.format.writer.content import read_content
@@ -191,6 +192,10 @@ def test_toc_and_landmarks_of_an_earlier_conversion_are_dropped() -> None:
         ],
         [symlink("lib", "usr/lib"), entry("lib/x", b"1")],
         [entry("f", b"1"), entry("f/x", b"1")],
+        [entry("d/f", b"1"), entry("d/.wh.f")],
+        [entry("d/f", b"1"), entry(".wh.d"), folder("d"), entry("d/g", b"1")],
+        [folder(".prefetch.landmark"), entry(".prefetch.landmark/x", b"1")],
+        [entry("stargz.index.json/x", b"1")],
     ],
     ids=[
         "link first",
@@ -201,6 +206,10 @@ def test_toc_and_landmarks_of_an_earlier_conversion_are_dropped() -> None:
         "target replaced, after its last link",
         "below a link",
         "below a file",
+        "whiteout behind its file",
+        "whiteout behind what is in its directory",
+        "below a landmark",
+        "below the TOC",
     ],
 )
 def test_what_a_toc_cannot_say_leaves_the_layer_ordinary(made: list[Made]) -> None:
@@ -285,6 +294,27 @@ def test_header_written_anew_says_the_same(made: list[Made]) -> None:
 
 
 _SAID = ("name", "type", "mode", "uid", "gid", "user_name", "mtime_ns", "size", "link_name", "device", "xattrs")
+
+
+def test_whiteouts_of_landmarks_are_dropped_as_every_layer_gets_a_new_one() -> None:
+    made = (entry(".wh..prefetch.landmark"), entry(".wh..no.prefetch.landmark"), entry("d/.wh..prefetch.landmark"))
+    assert names(*made) == ["d/.wh..prefetch.landmark"]
+
+
+def test_directories_that_are_replaced_all_the_time_do_not_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [one for _ in range(10) for one in (entry("d/f"), folder("d"), entry("d", b"1"))]
+    assert names(*made) == ["d"]
+    monkeypatch.setattr(tar_entries, "_LOOKED_AT_MAX", 19)
+    with pytest.raises(NotLazy, match="too many"):
+        scan(tar(*made))
+
+
+def test_what_checking_raises_ends_the_reading() -> None:
+    def check() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        scan_tar(io.BytesIO(tar(entry("a"))), check)
 
 
 def test_what_lay_in_front_of_a_landmark_is_told_unless_it_is_gone() -> None:

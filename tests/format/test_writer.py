@@ -170,6 +170,24 @@ def test_whiteout_stays_before_the_prioritised_file_that_replaces_it() -> None:
     assert [row["name"] for row in toc_of(blob)] == ["d/", "d/.wh.f", "d/f", PREFETCH_LANDMARK, "d/g"]
 
 
+def test_whiteout_stays_before_the_directory_of_a_prioritised_file() -> None:
+    source = tar(entry(".wh.d"), folder("d"), folder("d/e"), entry("d/e/f", b"1"), entry("g", b"2"))
+    _, blob = write(source, "d/e/f")
+    assert [row["name"] for row in toc_of(blob)] == [".wh.d", "d/", "d/e/", "d/e/f", PREFETCH_LANDMARK, "g"]
+
+
+def test_hard_links_with_different_attributes_keep_their_order_since_the_last_one_counts() -> None:
+    links = [hard_link("b", "a", mode=0o600), hard_link("c", "b", mode=0o755), hard_link("e", "a", mode=0o711)]
+    _, blob = write(tar(entry("x", b"1"), entry("a", b"2"), *links), "e", "c")
+    assert [row["name"] for row in toc_of(blob)] == ["a", PREFETCH_LANDMARK, "x", "b", "c", "e"]
+
+
+def test_long_chain_of_hard_links_is_walked_once() -> None:
+    links = [hard_link(f"l{number}", f"l{number - 1}" if number else "a") for number in range(20_000)]
+    _, blob = write(tar(entry("a", b"1"), *links), *(f"l{number}" for number in range(20_000)))
+    assert [row["name"] for row in toc_of(blob)][-2:] == ["l19999", PREFETCH_LANDMARK]
+
+
 def test_converting_a_converted_layer_changes_nothing() -> None:
     source = tar(folder("d"), entry("d/f", b"1" * 5000), entry("d/g", b"2"), hard_link("h", "d/g"))
     for prioritised in ((), ("h", "d/f")):

@@ -59,6 +59,13 @@ def test_directory_that_is_a_link_below_makes_the_layer_ordinary() -> None:
     assert layer_of(image, "lib/x") is None
 
 
+def test_left_out_directory_is_as_below_also_where_an_opaque_directory_hides_that() -> None:
+    image = ImageTree()
+    layers = [[folder("d"), folder("d/e", mode=0o700)], [folder("d"), entry("d/.wh..wh..opq")], [entry("d/e/new")]]
+    added = [image.add(scan_tar(io.BytesIO(tar(*layer))).entries) for layer in layers]
+    assert [(one.name, one.mode) for one in added[2]] == [("d", 0o755), ("d/e", 0o700), ("d/e/new", 0o644)]
+
+
 def test_left_out_directory_over_a_layer_that_cannot_be_known_makes_the_layer_ordinary() -> None:
     image = tree([folder("d")])
     image.add(None)

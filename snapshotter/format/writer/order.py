@@ -10,6 +10,7 @@ from snapshotter.format.tar_entries import (
     TarEntry,
     ancestors,
     clean_name,
+    inode_attributes,
 )
 
 # Readers take a landmark's place, never its content; this byte is what other writers put there.
@@ -22,17 +23,23 @@ def arrange(entries: Sequence[TarEntry], prioritised: Sequence[str]) -> list[Tar
     """Return all entries, those named by `prioritised` first and in that order, with the landmark.
 
     Each is preceded by its directories and, if it is a hard link, by what it points to; names that the layer does not
-    have are passed over. The rest keeps its order.
+    have are passed over. The rest keeps its order. Of hard links with different attributes the last one's count: they stay
+    where they are, and only their file is moved.
 
     Source: estargz.md of the eStargz specification, "Prioritized Files and Landmark Files".
     """
     if not prioritised:
         return [_landmark(NO_PREFETCH_LANDMARK), *entries]
     by_name = {entry.name: (place, entry) for place, entry in enumerate(entries)}
+    files = _files(entries)
+    at_odds = _at_odds(files, by_name)
     first: dict[str, TarEntry] = {}
     for path in prioritised:
-        for name in _with_targets(clean_name(path), by_name):
-            for needed in _with_directories(name, by_name):
+        name = clean_name(path)
+        if files.get(name) in at_odds:
+            name = files[name]
+        for one in _with_targets(name, by_name, first):
+            for needed in _with_directories(one, by_name):
                 first.setdefault(needed, by_name[needed][1])
     rest = [entry for entry in entries if entry.name not in first]
     if not first:
@@ -40,10 +47,28 @@ def arrange(entries: Sequence[TarEntry], prioritised: Sequence[str]) -> list[Tar
     return [*first.values(), _landmark(PREFETCH_LANDMARK), *rest]
 
 
-def _with_targets(name: str, by_name: _Places) -> list[str]:
-    """`name` after the chain of hard links it stands on; empty if the layer does not have it."""
+def _files(entries: Sequence[TarEntry]) -> dict[str, str]:
+    """For each hard link the file that it is a name of, at the end of its chain."""
+    files: dict[str, str] = {}
+    for entry in entries:
+        if entry.type is EntryType.HARDLINK:
+            files[entry.name] = files.get(entry.link_name, entry.link_name)
+    return files
+
+
+def _at_odds(files: Mapping[str, str], by_name: _Places) -> set[str]:
+    """The files of which some hard link has other attributes."""
+    return {
+        file
+        for link, file in files.items()
+        if file in by_name and inode_attributes(by_name[link][1]) != inode_attributes(by_name[file][1])
+    }
+
+
+def _with_targets(name: str, by_name: _Places, first: Mapping[str, TarEntry]) -> list[str]:
+    """`name` after the chain of hard links it stands on, as far as that is not in front yet; empty if the layer does not have it."""
     chain: list[str] = []
-    while name in by_name:
+    while name in by_name and name not in first:
         chain.append(name)
         entry = by_name[name][1]
         if entry.type is not EntryType.HARDLINK:
@@ -54,15 +79,16 @@ def _with_targets(name: str, by_name: _Places) -> list[str]:
 
 def _with_directories(name: str, by_name: _Places) -> Iterator[str]:
     """What must be unpacked before `name`, outermost first, and itself."""
-    for directory in ("", *list(ancestors(name))[::-1]):
-        if directory in by_name and directory != name:
-            yield directory
-    # A whiteout of the same name that came before it would, coming after it, hide it.
-    parent, _, last = name.rpartition("/")
-    whiteout = f"{parent}/{WHITEOUT}{last}" if parent else WHITEOUT + last
-    if whiteout in by_name and by_name[whiteout][0] < by_name[name][0]:
-        yield whiteout
-    yield name
+    if "" in by_name and name:
+        yield ""
+    for needed in (*list(ancestors(name))[::-1], name):
+        # A whiteout of the same name, which always comes before it, would hide it if it came after it.
+        parent, _, last = needed.rpartition("/")
+        whiteout = f"{parent}/{WHITEOUT}{last}" if parent else WHITEOUT + last
+        if whiteout in by_name:
+            yield whiteout
+        if needed in by_name:
+            yield needed
 
 
 def _landmark(name: str) -> TarEntry:

@@ -182,7 +182,7 @@ class Workshop:
                     f"layer {work.source.digest} unpacks to {diff_id}, but the image's config says {work.diff_id}"
                 )
             try:
-                scanned = scan_tar(tar)
+                scanned = scan_tar(tar, trio.from_thread.check_cancelled)
                 work.entries, work.prefetched = scanned.entries, scanned.prefetched
             except NotLazy as fault:
                 work.keep(fault)

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from snapshotter.errors import NotLazy, Reason
-from snapshotter.format.tar_entries import WHITEOUT, EntryType, TarEntry, ancestors, clean_name
+from snapshotter.format.tar_entries import OPAQUE, WHITEOUT, EntryType, TarEntry, ancestors, clean_name
 
-_OPAQUE = ".wh..wh..opq"
 # As many as the kernel follows in one path (MAXSYMLINKS).
 _LINKS_MAX = 40
 
@@ -100,7 +99,10 @@ class ImageTree:
         return passed, bool(passed)
 
     def _directory(self, name: str) -> TarEntry | None:
-        """The directory `name` as the layers so far show it, made ready to be written again; None if nobody has it."""
+        """The directory `name` as the layers so far have it, made ready to be written again; None if nobody has it.
+
+        As containerd looks for it: also below a directory that hides what lower layers have in it.
+        """
         for layer in reversed(self._layers):
             if layer is None:
                 raise NotLazy(
@@ -109,7 +111,7 @@ class ImageTree:
                 )
             if (entry := layer.get(name)) is not None:
                 break
-            if _hides(layer, name):
+            if _hides(layer, name, opaque=False):
                 return None
         else:
             return None
@@ -118,13 +120,13 @@ class ImageTree:
         return replace(entry, header_offset=0, header_size=0)
 
 
-def _hides(layer: Mapping[str, TarEntry], name: str) -> bool:
-    """Whether `layer`, which has no entry `name`, keeps that of lower layers from being seen."""
+def _hides(layer: Mapping[str, TarEntry], name: str, *, opaque: bool = True) -> bool:
+    """Whether `layer`, which has no entry `name`, keeps that of lower layers from being seen; `opaque`: also by an opaque directory."""
     path = name
     while path:
         parent, _, last = path.rpartition("/")
         below = f"{parent}/" if parent else ""
-        if below + WHITEOUT + last in layer or below + _OPAQUE in layer:
+        if below + WHITEOUT + last in layer or (opaque and below + OPAQUE in layer):
             return True
         if parent in layer and layer[parent].type is not EntryType.DIR:
             return True

@@ -78,6 +78,8 @@ class _Header(tarfile.TarInfo):
         if is_v7:
             self.uname = self.gname = ""
             self.devmajor = self.devminor = 0
+        if self.type == tarfile.GNUTYPE_SPARSE and raw[257:265] != _GNU_MAGIC:
+            raise FormatError("the layer's tar has a damaged header: a sparse file of GNU without GNU's mark")
         if self.type in _EXTENSIONS:
             return
         name, prefix = raw[:100].partition(b"\0")[0], _prefix(raw)
@@ -96,7 +98,9 @@ class _Header(tarfile.TarInfo):
 def _check_number(field: bytes) -> None:
     """Refuse what Go refuses in a number, and what it reads otherwise than tarfile: a number behind a NUL."""
     if field[0] & 0x80:
-        return  # binary
+        if field[0] == 0x80 and int.from_bytes(field[1:], "big") >> 63:
+            raise FormatError("the layer's tar has a damaged header, with a number of more than 63 bits")
+        return
     text = field.strip(b" \0").partition(b"\0")[0]
     if text.translate(None, _OCTAL) or text != field.partition(b"\0")[0].strip(b" "):
         raise FormatError(f"the layer's tar has a damaged header, with {field!r} where a number belongs")
@@ -157,7 +161,9 @@ def _check_extensions(tar: BinaryIO, header: tarfile.TarInfo) -> None:
             break
         found.append(one.type)
         at += BLOCK + one.size + -one.size % BLOCK
-    if empty or (found and found not in _AGREED):
+    nameless = tarfile.GNUTYPE_LONGNAME in found and not header.name
+    nameless |= tarfile.GNUTYPE_LONGLINK in found and not header.linkname
+    if empty or nameless or (found and found not in _AGREED):
         raise NotLazy(
             Reason.TOC_INVALID,
             f"{header.name[:100]!r} has extension headers in the tar that readers understand differently",

@@ -40,8 +40,10 @@ FILE = raw_header(b"file", b"0")
         [NAME, extension(b"L", b"longer\0")],  # Go: longer; tarfile: long
         [extension(b"X", b"16 path=another\n")],  # Go: an entry of its own
         [NOTHING],  # Go: file; tarfile: no name
+        [extension(b"L", b"\0")],
+        [extension(b"K", b"")],
     ],
-    ids=["x g", "L g", "x x", "x L", "L x", "L L", "X", "empty"],
+    ids=["x g", "L g", "x x", "x L", "L x", "L L", "X", "empty x", "empty L", "empty K"],
 )
 def test_extensions_that_go_joins_otherwise_leave_the_layer_ordinary(chain: list[bytes]) -> None:
     with pytest.raises(NotLazy, match="understand differently"):
@@ -90,6 +92,19 @@ def test_devices_and_owners_of_old_headers_are_not_there() -> None:
 def test_number_that_go_refuses_or_reads_otherwise_is_a_format_error(number: bytes, place: int) -> None:
     with pytest.raises(FormatError, match="damaged header"):
         read(raw_header(b"file", b"0", 0, **{f"_{place}": number}))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        raw_header(b"file", b"0", 0, _136=b"\x80\0\0\0\x80" + bytes(7)),
+        raw_header(b"file", b"S", 0, _257=b"ustar\x0000"),
+    ],
+    ids=["time beyond 63 bits", "sparse file without GNU's mark"],
+)
+def test_header_that_go_refuses_is_a_format_error(header: bytes) -> None:
+    with pytest.raises(FormatError, match="damaged header"):
+        read(header)
 
 
 @pytest.mark.parametrize("number", [b"0000644\0", b"    644 ", b"644\0junk", b"644\0\0\0\0\0", b"0000644 "])

@@ -219,6 +219,23 @@ def test_nothing_is_lost_however_many_files_are_opened(start: Start, count: int)
     assert paths == [f"many/{n % 100}/{n}" for n in range(count)]
 
 
+def test_names_beyond_a_limit_and_what_takes_too_long_to_note_count_as_lost(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, so that the limits can be other ones."""
+    monkeypatch.setattr(watch_program, "_NAMES_MAX", 9)
+    monkeypatch.setattr(watch_program, "_CATCH_UP_S", -1.0)
+    box = start({"first": "", "second": "", "third": ""})
+    watch = watch_program.Watch(box.process.pid)
+    try:
+        box.run("for name in ('first', 'second', 'third'): open('/' + name).read()")
+        watch.end()
+        # One read of the queue takes all three.
+        assert (list(watch.found), watch.lost) == ([b"first"], 3)
+    finally:
+        os.close(watch.fanotify)
+
+
 def test_pipe_in_the_root_passes_everything_from_writer_to_reader(start: Start) -> None:
     """The kernel opens it for the recorder, whom a writer must not take for its reader."""
     code = """

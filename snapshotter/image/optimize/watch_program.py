@@ -20,6 +20,7 @@ import signal
 import stat
 import struct
 import sys
+import time
 from contextlib import suppress
 
 # linux/fanotify.h
@@ -36,6 +37,10 @@ _EVENT = struct.Struct("=IBBHQii")  # length, version, reserved, length of this,
 _EVENTS_A_READ = 256
 _FIRST_OF_ALL = -20
 _WATCHED = FAN_OPEN | FAN_ACCESS
+# Beyond these what has happened counts as lost: a program that makes files as fast as it can must not fill the memory, nor keep whoever
+# started this from what was noted. No start of a program comes near.
+_NAMES_MAX = 64 << 20
+_CATCH_UP_S = 60.0
 _AT_FDCWD = -100
 _PR_SET_PDEATHSIG = 1
 _DELETED = b" (deleted)"
@@ -102,6 +107,7 @@ class Watch:
         """Watch from now on. Raises Refused."""
         self.found: dict[bytes, None] = {}
         self.lost = 0
+        self._room = _NAMES_MAX
         self._process = process
         try:
             self._root = os.open(f"/proc/{process}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -159,11 +165,16 @@ class Watch:
         return True
 
     def end(self) -> None:
-        """Watch no more; what has happened stays in the queue."""
+        """Watch no more, and note what has happened until now."""
         for kind in (FAN_MARK_FILESYSTEM, FAN_MARK_MOUNT):
             _libc.fanotify_mark(
                 self.fanotify, ctypes.c_uint(FAN_MARK_FLUSH | kind), ctypes.c_uint64(0), _AT_FDCWD, None
             )
+        give_up = time.monotonic() + _CATCH_UP_S
+        while self.take():
+            if time.monotonic() > give_up:
+                self.lost += 1
+                break
 
     def _note(self, descriptor: int, process: int) -> None:
         about = os.fstat(descriptor)
@@ -180,7 +191,14 @@ class Watch:
         if inside.endswith(_DELETED) and not self._is_there(inside, about):
             # Read, then removed, by the time that we look.
             inside = inside[: -len(_DELETED)]
-        self.found.setdefault(self._overlay.name_in_image(inside))
+        name = self._overlay.name_in_image(inside)
+        if name in self.found:
+            return
+        if len(name) > self._room:
+            self.lost += 1
+            return
+        self._room -= len(name)
+        self.found[name] = None
 
     def _ignore(self, descriptor: int, mask: int) -> None:
         for more in (FAN_MARK_EVICTABLE, 0):
@@ -342,8 +360,6 @@ def main(process: int, parent: int) -> None:
     if not os.read(0, 1):
         return  # nobody is there who would want to know
     watch.end()
-    while watch.take():
-        pass
     tell(*watch.found, b"", b"%d" % watch.lost)
 
 

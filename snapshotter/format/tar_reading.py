@@ -5,6 +5,7 @@ strict as Go's: a damaged header is an error, not the silent end of the archive;
 the two read differently and cannot be mended is told.
 """
 
+import re
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, Self, cast
@@ -23,6 +24,9 @@ _STAR_TRAILER = b"tar\0"
 # Mode, uid, gid, size and time; a header of V7 has no more. Then the two halves of a device's number.
 _NUMBERS = (slice(100, 108), slice(108, 116), slice(116, 124), slice(124, 136), slice(136, 148))
 _DEVICE = (slice(329, 337), slice(337, 345))
+# What all tools write today, seen at a glance.
+_USUAL_NUMBERS = re.compile(rb"(?:[0-7]{7}[ \0]){3}(?:[0-7]{11}[ \0]){2}")
+_USUAL_DEVICE = re.compile(rb"(?:[0-7]{7}[ \0]|\0{8}){2}")
 # Access and change time of a GNU header.
 _GNU_TIMES = (slice(345, 357), slice(357, 369))
 _OCTAL = b"01234567"
@@ -73,8 +77,12 @@ class _Header(tarfile.TarInfo):
             raise FormatError(f"the layer's tar has an extension header of {self.size} bytes; the limit is 1 MiB")
         raw = bytes(buf)
         is_v7 = raw[257:263] != _USTAR_MAGIC and raw[257:265] != _GNU_MAGIC
-        for place in _NUMBERS if is_v7 else (*_NUMBERS, *_DEVICE):
-            _check_number(raw[place])
+        if _USUAL_NUMBERS.match(raw, 100) is None:
+            for place in _NUMBERS:
+                _check_number(raw[place])
+        if not is_v7 and _USUAL_DEVICE.match(raw, 329) is None:
+            for place in _DEVICE:
+                _check_number(raw[place])
         if is_v7:
             self.uname = self.gname = ""
             self.devmajor = self.devminor = 0
@@ -151,16 +159,22 @@ def tar_headers(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 def _check_extensions(tar: BinaryIO, header: tarfile.TarInfo) -> None:
     """Refuse extension headers of which Go drops some, or prefers others, where tarfile joins them."""
+    if header.offset + BLOCK == header.offset_data:
+        return
     empty = [key for key in ("path", "linkpath", "size", "uid", "gid", "mtime") if header.pax_headers.get(key) == ""]
     found: list[bytes] = []
     at = header.offset
     while at + BLOCK < header.offset_data:
         tar.seek(at)
-        one = tarfile.TarInfo.frombuf(tar.read(BLOCK), "utf-8", "surrogateescape")
-        if one.type not in _CHAINED:
+        block = tar.read(BLOCK)
+        if block[156:157] not in _CHAINED:
             break
-        found.append(one.type)
-        at += BLOCK + one.size + -one.size % BLOCK
+        found.append(block[156:157])
+        size = block[124:136]
+        stored = (
+            int.from_bytes(size[1:], "big") if size[0] & 0x80 else int(size.partition(b"\0")[0].strip(b" ") or b"0", 8)
+        )
+        at += BLOCK + stored + -stored % BLOCK
     nameless = tarfile.GNUTYPE_LONGNAME in found and not header.name
     nameless |= tarfile.GNUTYPE_LONGLINK in found and not header.linkname
     if empty or nameless or (found and found not in _AGREED):

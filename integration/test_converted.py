@@ -138,7 +138,7 @@ def test_skopeo_copies_and_inspects_the_image(registry: Registry, convert_to: Co
     repository, _, tag = converted.partition(":")
     plain, target = f"docker://{registry.host}/{converted}", f"docker://{registry.host}/copied:{form}"
     copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false"]
-    run([*copy, "--preserve-digests", plain, target])
+    run([*copy, "--all", "--preserve-digests", plain, target])
     seen = json.loads(run(["skopeo", "inspect", "--tls-verify=false", target]))
     with registry.client() as client:
         manifest = client.manifest(repository, tag)

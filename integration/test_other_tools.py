@@ -74,6 +74,9 @@ def test_each_tool_takes_what_the_other_made_and_changes_nothing_in_it(
     convert(host, plain, ours, *options)
     convert_elsewhere(ctr_remote, host, plain, theirs, *options)
     convert(host, theirs, again, *options)
+    with whole_node.registry.client() as client:
+        # Of the two manifests of our zstd:chunked index ctr-remote would convert both at once, and stumble over their layers.
+        ours = f"{image}@{client.image_digest(*ours.split(':'))}"
     convert_elsewhere(ctr_remote, host, ours, back, *options)
     convert(host, theirs, kept, "--reuse", *options)
     for name in (plain, again, back):

@@ -135,6 +135,14 @@ class RegistryClient:
         digest = "sha256:" + hashlib.sha256(answer.content).hexdigest()
         return {"mediaType": answer.headers["Content-Type"], "digest": digest, "size": len(answer.content)}
 
+    def image_digest(self, repository: str, tag: str) -> str:
+        """The digest of the image manifest under a tag; of an index, the first entry's."""
+        answer = self._http.get(f"/v2/{repository}/manifests/{tag}", headers={"Accept": ", ".join(MANIFEST_TYPES)})
+        document = json.loads(answer.raise_for_status().content)
+        if "manifests" in document:
+            return str(document["manifests"][0]["digest"])
+        return "sha256:" + hashlib.sha256(answer.content).hexdigest()
+
     def blob(self, repository: str, digest: str) -> bytes:
         """A whole blob."""
         return self._http.get(f"/v2/{repository}/blobs/{digest}").raise_for_status().content

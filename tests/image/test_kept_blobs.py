@@ -10,7 +10,7 @@ from snapshotter.errors import IntegrityError
 from snapshotter.format.digest import Digest
 from snapshotter.image.optimize.kept_blobs import KeptBlobs
 from snapshotter.image.places.ends import OnProgress, Source
-from snapshotter.registry.manifest import Descriptor
+from snapshotter.registry.manifest import Descriptor, Manifest
 
 BLOB = Descriptor("application/octet-stream", Digest(f"sha256:{'a' * 64}"), 5)
 
@@ -21,6 +21,10 @@ class Counted:
     def __init__(self) -> None:
         self.fetched = 0
         self.broken = False
+
+    async def manifest(self, descriptor: Descriptor | None) -> Manifest:
+        self.fetched += 1
+        return Manifest(b"%d" % self.fetched, "", descriptor.digest if descriptor else BLOB.digest)
 
     async def blob_file(self, descriptor: Descriptor, scratch: Path, on_progress: OnProgress) -> Path:
         self.fetched += 1
@@ -41,6 +45,12 @@ def source() -> Counted:
 @pytest.fixture
 def blobs(source: Counted, tmp_path: Path) -> KeptBlobs:
     return KeptBlobs(cast(Source, source), tmp_path)
+
+
+def test_name_goes_on_meaning_the_image_that_ran_though_its_tag_is_pushed_anew(blobs: KeptBlobs) -> None:
+    first = trio.run(blobs.manifest, None)
+    assert trio.run(blobs.manifest, BLOB).raw != first.raw
+    assert trio.run(blobs.manifest, None) == first
 
 
 def test_blob_that_is_wanted_twice_is_fetched_once(source: Counted, blobs: KeptBlobs, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""A source whose blobs cross the wire once, though containerd unpacks them first and the conversion reads them again."""
+"""A source whose blobs cross the wire once, though containerd unpacks them first and the conversion reads them again.
+
+And whose name means the same image both times: a tag may be pushed anew while a container of it runs.
+"""
 
 from pathlib import Path
 
@@ -15,12 +18,17 @@ class KeptBlobs:
     def __init__(self, source: Source, directory: Path) -> None:
         self._source = source
         self._directory = directory
+        self._top: Manifest | None = None
         self._files: dict[str, Path] = {}
         self._locks: dict[str, trio.Lock] = {}  # each guards that a blob is fetched once
 
     async def manifest(self, descriptor: Descriptor | None) -> Manifest:
-        """What the source has."""
-        return await self._source.manifest(descriptor)
+        """What the source has; what it named first stays."""
+        if descriptor is not None:
+            return await self._source.manifest(descriptor)
+        if self._top is None:
+            self._top = await self._source.manifest(None)
+        return self._top
 
     async def document(self, descriptor: Descriptor) -> bytes:
         """What the source has."""

@@ -124,7 +124,8 @@ def parse_env_file(name: str, text: str, environ: Mapping[str, str]) -> list[str
             continue
         variable, equals, _ = entry.partition("=")
         if not variable or any(sign.isspace() for sign in variable):
-            raise ConfigError(f"{name} line {number}: {entry!r} is not NAME=VALUE")
+            # The line may hold what nobody else must see.
+            raise ConfigError(f"{name} line {number} is not NAME=VALUE; a name has no blanks")
         if equals:
             found.append(entry)
         elif variable in environ:

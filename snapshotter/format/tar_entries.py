@@ -16,7 +16,9 @@ from typing import BinaryIO
 from snapshotter.errors import FormatError, NotLazy, Reason
 
 from . import limits
+from .attributes import check_device, check_target, check_xattrs
 from .tar_reading import sparse_map, tar_headers
+from .toc import Entry
 
 TOC_NAME = "stargz.index.json"
 PREFETCH_LANDMARK = ".prefetch.landmark"
@@ -156,6 +158,7 @@ def scan_tar(tar: BinaryIO, check: Callable[[], object] = int) -> ScannedTar:
         check()
         entry = _entry(header)
         if entry.name not in _LEFT_OUT:
+            _check_mountable(entry)
             tree.add(entry)
         elif entry.name == PREFETCH_LANDMARK and not in_front:
             in_front = tree.names()
@@ -316,6 +319,26 @@ def _check(name: str, header: tarfile.TarInfo) -> None:
         raise FormatError(f"{name!r} has a size of {header.size} bytes in its tar header")
     if not (0 <= header.uid <= limits.ID_MAX and 0 <= header.gid <= limits.ID_MAX):
         raise FormatError(f"{name!r} belongs to {header.uid}:{header.gid}, which are no Linux ids")
+
+
+def _check_mountable(entry: TarEntry) -> None:
+    """Refuse what a TOC can say and no reader of ours mounts: a layer that called itself lazy would be none."""
+    is_device = entry.type in (EntryType.CHAR, EntryType.BLOCK)
+    is_link = entry.type is EntryType.SYMLINK
+    if entry.name.rpartition("/")[2] in (WHITEOUT, WHITEOUT + ".", WHITEOUT + ".."):
+        raise NotLazy(Reason.TOC_INVALID, f"the whiteout {entry.name!r} names nothing")
+    if not (is_device or is_link or entry.xattrs):
+        return
+    major, minor = entry.device
+    row = Entry(name=entry.name, link_name=entry.link_name, dev_major=major, dev_minor=minor, xattrs=dict(entry.xattrs))
+    try:
+        if is_device:
+            check_device(row)
+        if is_link:
+            check_target(row)
+        check_xattrs(row)
+    except FormatError as fault:
+        raise NotLazy(Reason.TOC_INVALID, str(fault)) from fault
 
 
 def _mtime_ns(header: tarfile.TarInfo) -> int:

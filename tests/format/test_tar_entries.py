@@ -190,6 +190,13 @@ def test_toc_and_landmarks_of_an_earlier_conversion_are_dropped() -> None:
             *(entry("a", b"1"), hard_link("b", "a"), folder("d"), hard_link("d/c", "a")),
             *(entry("d", b"2"), entry("a", b"3")),
         ],
+        [symlink("long", "t" * 5000)],
+        [symlink("short", "")],
+        [entry("a", pax_headers={"SCHILY.xattr.user.a": "v" * 70_000})],
+        [entry("a", pax_headers={"SCHILY.xattr.user." + "a" * 300: "v"})],
+        [entry("a", pax_headers={"SCHILY.xattr.": "v"})],
+        [entry("d/.wh.")],
+        [entry(".wh...")],
         [symlink("lib", "usr/lib"), entry("lib/x", b"1")],
         [entry("f", b"1"), entry("f/x", b"1")],
         [entry("d/f", b"1"), entry("d/.wh.f")],
@@ -204,6 +211,13 @@ def test_toc_and_landmarks_of_an_earlier_conversion_are_dropped() -> None:
         "target replaced",
         "link that changed it replaced",
         "target replaced, after its last link",
+        "long target",
+        "empty target",
+        "large attribute",
+        "long attribute",
+        "attribute without name",
+        "whiteout of nothing",
+        "whiteout of the directory above",
         "below a link",
         "below a file",
         "whiteout behind its file",
@@ -215,6 +229,11 @@ def test_toc_and_landmarks_of_an_earlier_conversion_are_dropped() -> None:
 def test_what_a_toc_cannot_say_leaves_the_layer_ordinary(made: list[Made]) -> None:
     with pytest.raises(NotLazy):
         scan(tar(*made))
+
+
+def test_device_that_linux_has_not_leaves_the_layer_ordinary() -> None:
+    with pytest.raises(NotLazy, match="5000:1"):
+        scan(raw_header(b"d", b"3", 0, _257=b"ustar\x0000", _329=b"0011610\0", _337=b"0000001\0") + bytes(1024))
 
 
 def test_hard_links_may_stand_on_each_other() -> None:

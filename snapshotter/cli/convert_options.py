@@ -16,6 +16,7 @@ from snapshotter.cli.options import (
     parse_platform,
     size_option,
 )
+from snapshotter.cli.show import printable
 from snapshotter.config import load
 from snapshotter.config_values import show_size
 from snapshotter.containerd.client import checked_namespace
@@ -196,7 +197,7 @@ def access_of(values: Mapping[str, Any]) -> Access:
 
 
 def _say(sentence: str) -> None:
-    click.echo(f"snapshotter: {sentence}", err=True)
+    click.echo(f"snapshotter: {printable(sentence)}", err=True)
 
 
 def target_of(text: str, options: ConvertOptions) -> Location:

@@ -84,13 +84,14 @@ def conclude(
 ) -> None:
     """Say what is new at the target, and what was left out; `more` goes with the JSON."""
     for line in conversion.left_out:
-        click.echo(f"snapshotter: left out: {line}", err=True)
+        click.echo(f"snapshotter: left out: {printable(line)}", err=True)
     for one in conversion.images:
+        platform = printable(str(one.platform))
         for path in one.missing:
-            click.echo(f"snapshotter: the image for {one.platform} has no {printable(path)} to prefetch", err=True)
+            click.echo(f"snapshotter: the image for {platform} has no {printable(path)} to prefetch", err=True)
         for number, (layer, names) in enumerate(zip(one.layers, one.front, strict=True), 1):
             if names and layer.written is None:
-                which = f"layer {number} of the image for {one.platform}"
+                which = f"layer {number} of the image for {platform}"
                 click.echo(
                     f"snapshotter: {which} stays as it is; files of the list that stay where they are in it: {len(names)}",
                     err=True,
@@ -125,7 +126,7 @@ def _summary(image: ConvertedImage, seconds: float | None) -> str:
     after = sum(layer.descriptor.size for layer in image.layers)
     layers = f"{len(image.layers)} layer" + ("s" if len(image.layers) != 1 else "")
     took = f" in {seconds:.1f} s" if seconds is not None else ""
-    return f"{image.platform}: {layers}, {human(before)} → {human(after)}{took}"
+    return f"{printable(str(image.platform))}: {layers}, {human(before)} → {human(after)}{took}"
 
 
 def _as_json(target: Location, conversion: Conversion, seconds: float) -> dict[str, Any]:

@@ -116,4 +116,8 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _complain(message: str) -> None:
-    click.echo(f"snapshotter: {message}", err=True)
+    from snapshotter.cli.show import printable  # noqa: PLC0415 (imports more than a command that works needs)
+
+    # It may quote an image, a registry or a file; what these say must not move a terminal's cursor.
+    shown = "\n".join(map(printable, message.split("\n")))
+    click.echo(f"snapshotter: {shown}", err=True)

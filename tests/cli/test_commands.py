@@ -228,6 +228,12 @@ def test_bytes_that_are_no_text_reach_neither_terminal_nor_wire_raw(node: FakeNo
     assert "name-\\udcff\\n" in capsys.readouterr().out
 
 
+def test_error_does_not_move_the_cursor_of_a_terminal(capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main(["image", "convert", "oci:/nowhere/\x1b[2J:x", "oci:/nowhere/at-all:x"])
+    assert "/nowhere/\\x1b[2J is no OCI layout" in capsys.readouterr().err
+
+
 def test_version_without_a_daemon_is_no_error(tmp_path: Path, capsys: Captured) -> None:
     assert run("version", "--address", str(tmp_path / "none")) == 0
     assert "no daemon at" in " ".join(capsys.readouterr().out.split())

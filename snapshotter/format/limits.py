@@ -21,6 +21,9 @@ TOC_RAW = 1 * GIB
 TOC_ENTRIES = 4_000_000
 """Entries of a TOC, and also nodes of its tree: directories that only exist as somebody's parent count."""
 
+TAR_TEXT = 256 * MIB
+"""Names, links and attributes of a tar that becomes a lazy layer, and names of directories that it leaves out; all in memory."""
+
 NAME = 255
 """One path component: NAME_MAX of Linux."""
 

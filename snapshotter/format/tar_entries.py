@@ -177,6 +177,7 @@ class _Tree:
         self._holders: set[str] = set()
         """Directories, described or not, of the entries so far."""
         self._looked_at = 0
+        self._text = 0
 
     def add(self, entry: TarEntry) -> None:
         name = entry.name
@@ -189,6 +190,8 @@ class _Tree:
             if directory in self._holders:
                 break
             self._holders.add(directory)
+            self._text += len(directory)
+        self._check_size(entry)
         old = self._entries.get(name)
         if old is not None and not (old.type is entry.type is EntryType.DIR):
             self._remove(old)
@@ -228,6 +231,16 @@ class _Tree:
             )
         if target.type is EntryType.DIR:
             raise FormatError(f"hard link {entry.name!r} points to the directory {entry.link_name!r}")
+
+    def _check_size(self, entry: TarEntry) -> None:
+        """Refuse, while there is memory, what nobody could mount, or what is more text than any layer has."""
+        self._text += len(entry.name) + len(entry.link_name)
+        if entry.xattrs:
+            self._text += sum(len(key) + len(value) for key, value in entry.xattrs.items())
+        if self._text > limits.TAR_TEXT:
+            raise NotLazy(Reason.TOC_INVALID, f"its names and attributes take more than {limits.TAR_TEXT >> 20} MiB")
+        if len(self._entries) >= limits.TOC_ENTRIES:
+            raise NotLazy(Reason.TOC_INVALID, f"it has more than {limits.TOC_ENTRIES} entries")
 
     def _check_whiteout(self, name: str) -> None:
         """Refuse a whiteout behind what it names: unpacking the lowest layer removes that, and fails for any other."""

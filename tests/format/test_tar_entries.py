@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshotter.errors import FormatError, NotLazy
-from snapshotter.format import tar_entries
+from snapshotter.format import limits, tar_entries
 from snapshotter.format.tar_entries import EntryType, TarEntry, clean_name, scan_tar
 from snapshotter.format.tar_headers import encode_header
 from snapshotter.format.writer.content import read_content
@@ -326,6 +326,32 @@ def test_directories_that_are_replaced_all_the_time_do_not_take_for_ever(monkeyp
     monkeypatch.setattr(tar_entries, "_LOOKED_AT_MAX", 19)
     with pytest.raises(NotLazy, match="too many"):
         scan(tar(*made))
+
+
+@pytest.mark.parametrize(
+    ("made", "least"),
+    [
+        ([entry("n" * 100)], 100),
+        ([symlink("l", "t" * 99)], 100),
+        ([entry("a/b/c/d")], 7 + 5 + 3 + 1),
+        ([entry("x", pax_headers={"SCHILY.xattr.user.a": "v" * 100})], 107),
+    ],
+)
+def test_layer_with_more_text_than_memory_is_for_stays_ordinary(
+    made: list[Made], least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TAR_TEXT", least)
+    assert len(scan(tar(*made))) == 1
+    monkeypatch.setattr(limits, "TAR_TEXT", least - 1)
+    with pytest.raises(NotLazy, match="names and attributes"):
+        scan(tar(*made))
+
+
+def test_layer_with_more_entries_than_can_be_mounted_stays_ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "TOC_ENTRIES", 2)
+    assert names(entry("a"), entry("b")) == ["a", "b"]
+    with pytest.raises(NotLazy, match="more than 2 entries"):
+        scan(tar(entry("a"), entry("b"), entry("c")))
 
 
 def test_what_checking_raises_ends_the_reading() -> None:

@@ -1,6 +1,7 @@
 """The order of a layer's entries: what a starting container reads first, then a landmark, then the rest."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, takewhile
 
 from snapshotter.format.tar_entries import (
     NO_PREFETCH_LANDMARK,
@@ -34,12 +35,13 @@ def arrange(entries: Sequence[TarEntry], prioritised: Sequence[str]) -> list[Tar
     files = _files(entries)
     at_odds = _at_odds(files, by_name)
     first: dict[str, TarEntry] = {}
+    seen: set[str] = set()
     for path in prioritised:
         name = clean_name(path)
         if files.get(name) in at_odds:
             name = files[name]
         for one in _with_targets(name, by_name, first):
-            for needed in _with_directories(one, by_name):
+            for needed in _with_directories(one, by_name, seen):
                 first.setdefault(needed, by_name[needed][1])
     rest = [entry for entry in entries if entry.name not in first]
     if not first:
@@ -77,11 +79,13 @@ def _with_targets(name: str, by_name: _Places, first: Mapping[str, TarEntry]) ->
     return chain[::-1]
 
 
-def _with_directories(name: str, by_name: _Places) -> Iterator[str]:
-    """What must be unpacked before `name`, outermost first, and itself."""
-    if "" in by_name and name:
+def _with_directories(name: str, by_name: _Places, seen: set[str]) -> Iterator[str]:
+    """What must be unpacked before `name`, outermost first, and itself; without what lies above a directory in `seen`."""
+    if "" in by_name:
         yield ""
-    for needed in (*list(ancestors(name))[::-1], name):
+    new = list(takewhile(lambda path: path not in seen, chain((name,), ancestors(name))))
+    seen.update(new)
+    for needed in reversed(new):
         # A whiteout of the same name, which always comes before it, would hide it if it came after it.
         parent, _, last = needed.rpartition("/")
         whiteout = f"{parent}/{WHITEOUT}{last}" if parent else WHITEOUT + last

@@ -5,6 +5,7 @@ Source: OCI Image Specification 1.1, layer.md, "Whiteouts".
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from snapshotter.errors import NotLazy, Reason
 from snapshotter.format.tar_entries import OPAQUE, WHITEOUT, EntryType, TarEntry, ancestors, clean_name
@@ -33,12 +34,14 @@ class ImageTree:
             self._layers.append(None)
             return []
         names = {entry.name for entry in entries}
+        seen: set[str] = set()
         complete: dict[str, TarEntry] = {}
         try:
             for entry in entries:
-                for directory in reversed(list(ancestors(entry.name))):
+                above = list(takewhile(lambda name: name not in seen, ancestors(entry.name)))
+                seen.update(above)
+                for directory in reversed(above):
                     if directory not in names and (found := self._directory(directory)) is not None:
-                        names.add(directory)
                         complete[directory] = found
                 complete[entry.name] = entry
         except NotLazy:

@@ -63,6 +63,21 @@ def test_new_layer_above_those_that_stay_knows_their_directories(tmp_path: Path)
     assert manifest_of(tmp_path / "d", "reused") == manifest_of(tmp_path / "d", "anew")
 
 
+@pytest.mark.parametrize("vouched", [True, False])
+def test_layer_that_leaves_out_a_directory_of_another_does_not_stay(vouched: bool, tmp_path: Path) -> None:
+    base, upper = tar(folder("tmp", mode=0o1777, uid=5)), tar(entry("tmp/a", b"1"))
+    assert run(Image(upper).lay_out(tmp_path / "a"), f"oci:{tmp_path}/b:new") == 0
+    lazy = Layout(tmp_path / "b").top()["layers"][0]
+    blob = Layout(tmp_path / "b").blob(lazy["digest"])
+    image = Image(base, gzip.decompress(blob))
+    image.add(blob, lazy["mediaType"])
+    image.document["layers"][1] = lazy if vouched else {**lazy, "annotations": {}}
+    source = image.lay_out(tmp_path / "c")
+    assert run(source, f"oci:{tmp_path}/d:reused", "--reuse") == 0
+    assert run(source, f"oci:{tmp_path}/d:anew") == 0
+    assert manifest_of(tmp_path / "d", "reused") == manifest_of(tmp_path / "d", "anew")
+
+
 def test_nothing_but_ends_of_layers_is_read_when_all_of_them_stay(registry: LoopbackRegistry, tmp_path: Path) -> None:
     bulk = tar(*(entry(f"f{number}", bytes([number]) * 50_000) for number in range(200)))
     source = Image(LOWER, bulk).lay_out(tmp_path / "a")

@@ -156,9 +156,12 @@ async def _convert_image(
     with Workshop(options.scratch, options.writer, watcher, reuse=options.reuse) as workshop:
         works = [LayerWork(layer, diff_id) for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)]
         await _fetch_all(works, source, workshop)
-        tree = ImageTree()
-        for work in works:
-            work.join(tree)
+        tree = _joined(works)
+        lacking = [(number, work) for number, work in enumerate(works, 1) if work.lacks_directories]
+        for number, work in lacking:
+            await workshop.take_back(number, work, source)
+        if lacking:
+            tree = _joined(works)
         front, missing = assign(options.prefetch or (), tree, len(works))
         if options.prefetch is None:
             front = [[] if work.reused else work.prefetched for work in works]
@@ -172,6 +175,13 @@ async def _convert_image(
     new = documents.described(raw, OCI_MANIFEST, kept)
     fronts = tuple(map(tuple, front))
     return ConvertedImage(platform, chosen.descriptor.digest, new, tuple(layers), fronts, tuple(missing)), raw
+
+
+def _joined(works: Sequence[LayerWork]) -> ImageTree:
+    tree = ImageTree()
+    for work in works:
+        work.join(tree)
+    return tree
 
 
 async def _fetch_all(works: Sequence[LayerWork], source: Source, workshop: Workshop) -> None:

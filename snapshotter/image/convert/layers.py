@@ -69,14 +69,18 @@ class LayerWork:
         self.prefetched: list[str] = []
         """What an earlier conversion put in front."""
         self.reused: Table | None = None
+        self.lacks_directories = False
+        """It was to stay, and leaves out directories that only the layers below it describe."""
         self.why_kept = ""
 
     def join(self, tree: ImageTree) -> None:
         """Put the layer on top of those below it; what only they know about it is added to it."""
+        before = len(self.entries or ())
         try:
             self.entries = tree.add(self.entries)
         except NotLazy as fault:
             self.keep(fault)
+        self.lacks_directories = self.reused is not None and len(self.entries or ()) > before
         if self.why_kept:
             self.entries = None
 
@@ -123,8 +127,17 @@ class Workshop:
             if work.reused is not None:
                 work.entries = await trio.to_thread.run_sync(entries_of, work.reused)
                 return
+        await self._fetch_and_unpack(number, work, source)
+
+    async def take_back(self, number: int, work: LayerWork, source: Source) -> None:
+        """Have a layer that was to stay converted after all. Raises as `fetch`."""
+        work.reused = None
+        if work.blob is None:
+            await self._fetch_and_unpack(number, work, source)
+
+    async def _fetch_and_unpack(self, number: int, work: LayerWork, source: Source) -> None:
         await self._fetch_blob(number, work, source)
-        work.tar = scratch / "plain.tar"
+        work.tar = self._scratch / str(number) / "plain.tar"
         with self._watcher.working(f"unpack layer {number}", None) as advance:
             await trio.to_thread.run_sync(self._unpack, work, advance)
 
@@ -187,7 +200,7 @@ class Workshop:
             except NotLazy as fault:
                 work.keep(fault)
                 return
-            if self._may_stay:
+            if self._may_stay and not work.lacks_directories:
                 work.reused = table_in(work.blob, work.source, self._options.compression, work.entries, tar)
 
     def _write(self, work: LayerWork, prioritised: Sequence[str], advance: OnProgress) -> WrittenLayer:

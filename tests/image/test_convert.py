@@ -348,3 +348,13 @@ def test_tables_of_contents_outside_need_a_tag_before_anything_is_done(tmp_path:
     for target in (f"oci:{tmp_path}/b", f"docker-archive:{tmp_path}/b"):
         assert run(source, target, "--external-toc") == ConfigError.exit_code
         assert not (tmp_path / "b").exists()
+
+
+def test_image_with_tables_of_contents_is_an_image_like_others(tmp_path: Path) -> None:
+    assert run(Image(LOWER, UPPER).lay_out(tmp_path / "a"), f"oci:{tmp_path}/b:new", "--external-toc") == 0
+    layout = Layout(tmp_path / "b")
+    tables = layout.top("new-esgztoc")
+    plain = [gzip.decompress(layout.blob(one["digest"])) for one in tables["layers"]]
+    assert layout.config(tables)["rootfs"]["diff_ids"] == list(map(sha256, plain))
+    described = [one["annotations"]["containerd.io/snapshot/stargz/layer.digest"] for one in tables["layers"]]
+    assert described == [one["digest"] for one in layout.top()["layers"]]

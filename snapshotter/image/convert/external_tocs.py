@@ -5,7 +5,10 @@ Source: stargz-snapshotter docs/external-toc.md: `<reference>-esgztoc`, a layer 
 
 import gzip
 import hashlib
+import io
 from collections.abc import Sequence
+
+import trio
 
 from snapshotter.errors import ConfigError
 from snapshotter.image import documents
@@ -30,7 +33,7 @@ async def store_tocs(layers: Sequence[ConvertedLayer], target: Target) -> Descri
         row = documents.described(toc, documents.OCI_LAYER_GZIP, {DATA_LAYER: layer_digest})
         await target.put_blob(row, toc)
         rows.append(row)
-        diff_ids.append(f"sha256:{hashlib.sha256(gzip.decompress(toc)).hexdigest()}")
+        diff_ids.append(await trio.to_thread.run_sync(_diff_id, toc))
     if not rows:
         return None
     if len(rows) > LAYERS_MAX:
@@ -45,3 +48,9 @@ async def store_tocs(layers: Sequence[ConvertedLayer], target: Target) -> Descri
     descriptor = documents.described(raw, OCI_MANIFEST)
     await target.name_image(raw, descriptor, EXTERNAL_SUFFIX)
     return descriptor
+
+
+def _diff_id(toc: bytes) -> str:
+    """Digest of what `toc` unfolds to, which may be a gigabyte and is never held as a whole."""
+    with gzip.open(io.BytesIO(toc)) as plain:
+        return f"sha256:{hashlib.file_digest(plain, 'sha256').hexdigest()}"

@@ -12,8 +12,6 @@ from snapshotter.registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor
 
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
-TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
-UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 
 CONFIGS = (OCI_CONFIG, DOCKER_CONFIG)
 _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"

@@ -51,6 +51,11 @@ class Descriptor:
     annotations: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     platform: Platform | None = None
 
+    @property
+    def attests(self) -> bool:
+        """Whether it says something of another image, as buildkit puts it into an index, and is none."""
+        return "vnd.docker.reference.type" in self.annotations
+
 
 @dataclass(frozen=True, slots=True)
 class ImageManifest:

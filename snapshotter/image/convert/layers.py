@@ -15,7 +15,7 @@ from snapshotter.errors import IntegrityError, NotLazy
 from snapshotter.format.plain_tar import copy_plain
 from snapshotter.format.tar_entries import TarEntry, scan_tar
 from snapshotter.format.writer.options import WriterOptions
-from snapshotter.format.writer.write import WrittenLayer, write_layer
+from snapshotter.format.writer.write import TOC_DIGEST, WrittenLayer, write_layer
 from snapshotter.image import documents
 from snapshotter.image.convert.reuse import Table, entries_of, table_in, vouched_table
 from snapshotter.image.convert.tree import ImageTree
@@ -52,7 +52,7 @@ class ConvertedLayer:
     @property
     def toc_digest(self) -> str | None:
         """What the layer's annotation says, None if it has no table of contents."""
-        return self.descriptor.annotations.get(documents.TOC_DIGEST)
+        return self.descriptor.annotations.get(TOC_DIGEST)
 
 
 class LayerWork:

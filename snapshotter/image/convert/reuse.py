@@ -19,8 +19,8 @@ from snapshotter.format.limits import TOC_COMPRESSED
 from snapshotter.format.tar_entries import RESERVED, EntryType, TarEntry, clean_name
 from snapshotter.format.toc import Entry, decode_entries
 from snapshotter.format.writer.content import read_content
+from snapshotter.format.writer.write import TOC_DIGEST
 from snapshotter.format.writer.zstd_blob import toc_annotations
-from snapshotter.image.documents import TOC_DIGEST
 from snapshotter.image.places.disk import PIECE
 from snapshotter.image.places.ends import Source
 from snapshotter.registry.manifest import Descriptor

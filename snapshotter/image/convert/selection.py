@@ -10,7 +10,6 @@ from snapshotter.registry.platform import Platform
 
 # An index may name indexes; nobody needs more of them than this.
 _INDEX_DEPTH = 4
-_ATTESTS = "vnd.docker.reference.type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ async def choose(top: Chosen, platform: Platform, source: Source) -> Chosen:
     for _ in range(_INDEX_DEPTH):
         if isinstance(chosen.document, ImageManifest):
             return chosen
-        images = tuple(child for child in chosen.document.manifests if _ATTESTS not in child.annotations)
+        images = tuple(child for child in chosen.document.manifests if not child.attests)
         chosen = await _read(choose_platform(replace(chosen.document, manifests=images), platform), source)
     raise FormatError(f"the image's index leads to indexes more than {_INDEX_DEPTH} deep")
 
@@ -54,7 +53,7 @@ async def choose_all(top: Chosen, source: Source, left_out: list[str]) -> list[C
     """
     chosen: list[Chosen] = []
     for child in without_twins(top.document.manifests) if isinstance(top.document, ImageIndex) else ():
-        if _ATTESTS in child.annotations:
+        if child.attests:
             left_out.append(f"{child.digest}: an attestation of an image that is not this one any more")
         elif child.platform is not None and child.platform.os != "linux":
             left_out.append(f"{child.digest}: for {child.platform}, which this cannot convert")

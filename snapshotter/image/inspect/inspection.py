@@ -23,7 +23,6 @@ from snapshotter.registry.platform import Platform, normalised
 
 _AT_ONCE = 4
 """Layers whose tables of contents are in memory in all their forms at the same time."""
-_ATTESTS = "vnd.docker.reference.type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ async def inspect(location: Location, access: Access, options: InspectOptions) -
         top = Descriptor(document.media_type, manifest.digest, len(manifest.raw))
         members: tuple[Member, ...] = ()
         if isinstance(document, ImageIndex):
-            members = tuple(Member(child, _ATTESTS in child.annotations) for child in document.manifests)
+            members = tuple(Member(child, child.attests) for child in document.manifests)
         chosen = await _chosen(Chosen(top, document), source, options)
         tocs = _ExternalTocs(stack, location, access)
         look = _Look(source, tocs, options)
@@ -104,7 +103,7 @@ async def _chosen(top: Chosen, source: Source, options: InspectOptions) -> list[
     if options.all_platforms:
         return await choose_all(top, source, [])
     if not options.platforms:
-        images = tuple(child for child in top.document.manifests if _ATTESTS not in child.annotations)
+        images = tuple(child for child in top.document.manifests if not child.attests)
         try:
             choose_platform(replace(top.document, manifests=images), options.host)
         except FormatError:

@@ -12,7 +12,6 @@ from snapshotter.registry.reference import Reference, checked_digest
 
 # An index may name indexes; nobody needs more of them than this.
 _INDEX_DEPTH = 4
-_ATTESTS = "vnd.docker.reference.type"
 _FOREIGN = ("foreign", "nondistributable")
 
 
@@ -59,7 +58,7 @@ async def resolve(registry: Registry, reference: Reference, platform: Platform, 
     while isinstance(index := found[-1].parsed, ImageIndex):
         if len(found) > _INDEX_DEPTH:
             raise FormatError(f"{reference}: the index leads to indexes more than {_INDEX_DEPTH} deep")
-        images = tuple(child for child in index.manifests if _ATTESTS not in child.annotations)
+        images = tuple(child for child in index.manifests if not child.attests)
         found.append(await _fetch(registry, reference, choose_platform(replace(index, manifests=images), platform)))
     manifest = found[-1].parsed
     if not isinstance(manifest, ImageManifest):  # the loop above ends with nothing else

@@ -1,10 +1,12 @@
 """However a run of `snapshotter image optimize` ends: nothing of it is left, or what the next run removes."""
 
+import os
 import random
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +103,15 @@ def test_container_that_cannot_be_watched_is_removed_before_it_runs(
     with pytest.raises(RecorderError, match="no fanotify here"):
         optimize_command.main([*words, "--scratch", str(scratch(place)), *names], standalone_mode=False)
     assert LINE not in capfd.readouterr().out
+    assert not is_there(place, "unwatched")
+
+
+def test_run_that_nobody_watches_any_more_ends_at_once(place: Node) -> None:
+    with ready(place, target="script:unwatched") as process:
+        (watcher,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(watcher), signal.SIGKILL)
+        code, _, said = end(process)
+    assert (code, "ended early" in said) == (RecorderError.exit_code, True), said
     assert not is_there(place, "unwatched")
 
 

@@ -297,6 +297,11 @@ def test_program_that_ends_early_is_an_error(start: Start) -> None:
         async with recording(box.process.pid) as record:
             os.kill(record.pid, signal.SIGKILL)
             with pytest.raises(RecorderError, match="ended early"):
+                # Nobody has to wait for it until the container's time is over.
+                await record.ended()
+        async with recording(box.process.pid) as record:
+            os.kill(record.pid, signal.SIGKILL)
+            with pytest.raises(RecorderError, match="ended early"):
                 await record.stop()
 
     trio.run(main)

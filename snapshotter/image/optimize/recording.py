@@ -89,6 +89,15 @@ class Recording:
         self.paths = tuple(map(os.fsdecode, names[2:]))
         self.lost = int(lost)
 
+    async def ended(self) -> None:
+        """Wait for an end of the program that nobody asked for; not at the same time as `stop`.
+
+        Raises:
+            RecorderError: it has come; nothing is known.
+        """
+        await trio.lowlevel.wait_readable(self._words.fileno())
+        await self.stop()
+
     def kill(self) -> None:
         """End the program whatever it does; nothing if it has ended."""
         self._stopped = True

@@ -182,7 +182,7 @@ class _Run:
                     raise _not_started(error) from error
                 if plan.terminal and plan.streams.stdin is not None:
                     nursery.start_soon(follow_size, plan.streams.stdin, self._task.resize)
-                ending, status = await self._until_end(watch, signals)
+                ending, status = await self._until_end(watch, signals, recorder)
                 seconds = trio.current_time() - began
                 # Before the program is asked to end: what it reads for that is not what a start needs.
                 await recorder.stop()
@@ -194,8 +194,10 @@ class _Run:
                 nursery.cancel_scope.cancel()
         return Sample(tuple(recorder.paths), ending, status, seconds, recorder.lost, recorder.covers_all)
 
-    async def _until_end(self, watch: LineWatch, signals: AsyncIterator[int] | None) -> tuple[Ending, int | None]:
-        """Why the watching ends, and the exit status if the program has ended."""
+    async def _until_end(
+        self, watch: LineWatch, signals: AsyncIterator[int] | None, recorder: Recording
+    ) -> tuple[Ending, int | None]:
+        """Why the watching ends, and the exit status if the program has ended. Raises RecorderError: nobody watches any more."""
         ends: list[tuple[Ending, int | None]] = []
         watching = self._plan.watching
 
@@ -214,6 +216,7 @@ class _Run:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(race, Ending.EXIT, self._task.wait)
+            nursery.start_soon(recorder.ended)
             if watching.line:
                 nursery.start_soon(race, Ending.LINE, line)
             if watching.period_s is not None:

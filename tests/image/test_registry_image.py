@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from snapshotter.errors import FormatError, RegistryError
 from snapshotter.image.places.ends import Source, Target
-from snapshotter.registry.manifest import ImageManifest, parse_manifest
+from snapshotter.registry.manifest import Descriptor, ImageManifest, parse_manifest
 from tests.doubles.registry import LoopbackRegistry
 from tests.doubles.token_server import TokenServer
 from tests.image.images import Image, sha256
@@ -134,3 +135,18 @@ def test_layer_that_is_too_large_for_a_document_is_no_document(pair: LoopbackReg
     image.document["config"]["size"] = 9 << 20
     with pytest.raises(FormatError, match="limit"):
         read_back(image.push(pair), tmp_path)
+
+
+def test_name_is_given_whole_though_a_signal_comes_meanwhile(pair: LoopbackRegistry) -> None:
+    image = Image(*TARS)
+    pair.script("/manifests/v2", "slow@0.5", method="PUT")
+
+    async def naming(_: Source, target: Target) -> bool:
+        descriptor = Descriptor(image.media_type, image.manifest()["digest"], image.manifest()["size"])
+        with trio.move_on_after(0.1) as scope:
+            await target.name_image(image.blobs[descriptor.digest], descriptor)
+            return scope.cancel_called
+        return False
+
+    assert between(image.push(pair), f"{pair.host}/other/app:v2", naming)
+    assert pair.manifests["other/app", "v2"][0] == image.blobs[image.manifest()["digest"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trio
 
-from snapshotter.errors import FormatError, IntegrityError, RegistryError
+from snapshotter.errors import FormatError, IntegrityError, RegistryError, RegistryUnreachable
 from snapshotter.image.places.disk import disk_errors
 from snapshotter.image.places.ends import DOCUMENT_MAX, OnProgress, unheard
 from snapshotter.image.places.location import RegistryLocation
@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 
 Repositories = Callable[[Descriptor], Awaitable[Sequence[Reference]]]
 """The repositories that are known to have a blob."""
+
+
+NAMING_S = 120.0
+"""How long a registry may take for a manifest, all tries together; a signal is heeded afterwards."""
 
 
 class RegistryImage:
@@ -113,9 +117,20 @@ class RegistryImage:
         await self._registry.push_manifest(reference, raw, descriptor.media_type)
 
     async def name_image(self, raw: bytes, descriptor: Descriptor, suffix: str = "") -> None:
-        """Push a manifest or index by the reference's tag."""
+        """Push a manifest or index by the reference's tag.
+
+        Raises:
+            RegistryUnreachable: it did not say in time whether it has it.
+        """
         named = self._location.suffixed(suffix).reference
-        await self._registry.push_manifest(named, raw, descriptor.media_type)
+        # Given up in the middle, nobody could say what the name means.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + NAMING_S):
+            await self._registry.push_manifest(named, raw, descriptor.media_type)
+            return
+        raise RegistryUnreachable(
+            f"{named}: the registry did not say within {NAMING_S:.0f} s whether it has the new manifest; what is behind the "
+            "name now is either; do it again, everything else is there"
+        )
 
 
 def _once_more(content: bytes) -> Callable[[], AsyncGenerator[bytes, None]]:

@@ -62,6 +62,6 @@ def test_target_that_is_full_keeps_its_images_and_gets_no_half_one(
     assert str(small) in capsys.readouterr().err.splitlines()[-1]
     assert layout.top() == before
     assert [layout.blob(one["digest"]) for one in before["layers"]]
-    assert not [path for path in small.rglob("*") if path.name.startswith(".new-")]
+    assert not [path for path in small.rglob("*") if path.name.startswith(".estargz-new-")]
     assert run(Image(noise(500)).lay_out(tmp_path / "d"), f"oci:{small}/b:other") == 0
     assert layout.names() == ["new", "other"]

@@ -21,7 +21,7 @@ def test_image_goes_from_layout_to_layout_and_what_is_there_stays(tmp_path: Path
     assert copy(source, f"oci:{tmp_path}/b:newer", tmp_path) == []
     assert Layout(tmp_path / "b").names() == ["new", "newer"]
     assert Layout(tmp_path / "b").top("newer") == image.document
-    assert not list((tmp_path / "b").rglob(".new-*"))
+    assert not list((tmp_path / "b").rglob(".estargz-new-*"))
 
 
 def test_name_may_be_given_to_another_image_of_the_same_layout(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Where errors of the file system get names, and files appear whole or not at all."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +17,9 @@ import trio
 from snapshotter.errors import FormatError, NotFound, StoreError, StoreFull
 
 PIECE = 1 << 20
+
+_NEW = ".estargz-new-"
+_YOUNG_S = 60.0
 
 
 @contextmanager
@@ -54,11 +59,29 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def new_beside(path: Path) -> "tempfile._TemporaryFileWrapper[bytes]":
-    """A new file in the directory of `path`, which its caller renames or deletes. Raises OSError."""
+    """A new file in the directory of `path`, which its caller renames or deletes; those of killed processes are deleted.
+
+    It is locked as long as it is open. Raises OSError.
+    """
+    _remove_abandoned(path.parent)
     try:
-        return tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False)
+        made = tempfile.NamedTemporaryFile(dir=path.parent, prefix=_NEW, delete=False)  # noqa: SIM115 (as above)
     except OSError as fault:
         raise OSError(fault.errno, fault.strerror) from fault  # whose name tells people nothing
+    with suppress(OSError):  # a file system without locks keeps what a killed process leaves
+        fcntl.flock(made.fileno(), fcntl.LOCK_EX)
+    return made
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Delete what nobody holds of the files that never got their names; what cannot be deleted stays."""
+    for path in directory.glob(f"{_NEW}*"):
+        with suppress(OSError), open(path, "rb", opener=_without_following) as file:
+            found = os.fstat(file.fileno())
+            # A younger one may be another process's that has not come to its lock yet.
+            if found.st_uid == os.geteuid() and found.st_mtime < time.time() - _YOUNG_S:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 @contextmanager
@@ -123,3 +146,7 @@ def digest_of(file: BinaryIO, on_progress: Callable[[int], None]) -> tuple[str, 
 
 def _without_waiting(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _without_following(name: str, flags: int) -> int:
+    return _without_waiting(name, flags | os.O_NOFOLLOW)

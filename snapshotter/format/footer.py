@@ -180,22 +180,23 @@ def toc_anchor(annotations: Mapping[str, str]) -> Digest | None:
     return None
 
 
-def toc_json(footer: Footer, section: bytes) -> bytes:
-    """Decompress the TOC to its JSON; the hash of the result is the trust anchor of eStargz.
+def toc_json(footer: Footer, section: bytes, limit: int | None = None) -> bytes:
+    """Decompress the TOC to its JSON of at most `limit` bytes (None: TOC_RAW); the hash of the result is the trust anchor of eStargz.
 
     `section` is the blob from `toc_offset` to `toc_end`, or the TOC's own blob if it is external.
 
     Raises:
         FormatError: damaged, cut off, over a limit, or not holding a TOC.
     """
+    limit = TOC_RAW if limit is None else limit
     if footer.flavor is not Flavor.EXTERNAL and len(section) != footer.toc_end - footer.toc_offset:
         raise FormatError(f"the TOC has {footer.toc_end - footer.toc_offset} bytes, but {len(section)} were read")
     if footer.codec is Codec.ZSTD:
-        plain = members.inflate(Codec.ZSTD, section, _raw_limit(footer))
+        plain = members.inflate(Codec.ZSTD, section, min(limit, _raw_limit(footer)))
         if footer.toc_raw_size not in (None, len(plain)):
             raise FormatError(f"the TOC unfolds to {len(plain)} bytes, its footer says {footer.toc_raw_size}")
         return plain
-    return _untar(members.inflate(Codec.GZIP, section, TOC_RAW + MIB))
+    return _untar(members.inflate(Codec.GZIP, section, limit + MIB))
 
 
 def _raw_limit(footer: Footer) -> int:

@@ -18,6 +18,9 @@ TOC_COMPRESSED = 256 * MIB
 TOC_RAW = 1 * GIB
 """The TOC's JSON; Go writers need 430 to 550 bytes an entry."""
 
+TOC_REUSED = 256 * MIB
+"""The TOC's JSON of a layer that `--reuse` leaves as it is; one with more is converted, which takes less memory than to check it."""
+
 TOC_ENTRIES = 4_000_000
 """Entries of a TOC, and also nodes of its tree: directories that only exist as somebody's parent count."""
 

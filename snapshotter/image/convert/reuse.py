@@ -15,7 +15,7 @@ from snapshotter.format.digest import digest_of, parse_digest
 from snapshotter.format.footer import Flavor, Footer, first_tail_size, parse_footer, section_in, toc_anchor, toc_json
 from snapshotter.format.index_build import build_index
 from snapshotter.format.layout import BuildOptions
-from snapshotter.format.limits import TOC_COMPRESSED
+from snapshotter.format.limits import TOC_COMPRESSED, TOC_REUSED
 from snapshotter.format.tar_entries import RESERVED, EntryType, TarEntry, clean_name
 from snapshotter.format.toc import Entry, decode_entries
 from snapshotter.format.writer.content import read_content
@@ -112,7 +112,7 @@ def _of_type(layer: Descriptor, wanted: Codec) -> bool:
 
 def _sound(layer: Descriptor, footer: Footer, section: bytes) -> Table:
     """The table, once everything in it has been checked as for a mount."""
-    table = Table(footer, section, toc_json(footer, section))
+    table = Table(footer, section, toc_json(footer, section, TOC_REUSED))
     digest = parse_digest(layer.digest)
     build_index(
         table.document, BuildOptions(footer.codec, layer.size, footer.payload_end, digest, allow_unverified=False)

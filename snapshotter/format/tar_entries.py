@@ -262,7 +262,7 @@ class _Tree:
             gone += [name for name in self._entries if name.startswith(below)]
         removed = {name: self._entries.pop(name) for name in gone}
         for name, entry in removed.items():
-            for link in self._links.get(name, ()):
+            for link in self._links.pop(name, ()):
                 if link in self._entries:
                     raise NotLazy(Reason.TOC_INVALID, f"{name!r} is replaced after {link!r} was hard-linked to it")
             target = self._entries.get(entry.link_name)
@@ -282,7 +282,8 @@ def _entry(header: tarfile.TarInfo) -> TarEntry:
     name = clean_name(header.name)
     if kind is None:
         raise FormatError(f"{name!r} has the tar type {header.type!r}, which containerd does not unpack")
-    if header.type == tarfile.AREGTYPE and header.name.endswith("/"):
+    # tarfile takes the slash from a name in a PAX header.
+    if header.type == tarfile.AREGTYPE and (header.pax_headers.get("path") or header.name).endswith("/"):
         kind = EntryType.DIR
     _check(name, header)
     link = clean_name(header.linkname) if kind is EntryType.HARDLINK else header.linkname

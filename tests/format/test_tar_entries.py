@@ -62,6 +62,12 @@ def test_old_tar_directory_is_a_slash_at_the_end_of_a_file() -> None:
     assert [(one.name, one.type) for one in scan(bytes(header) + bytes(1024))] == [("old", EntryType.DIR)]
 
 
+def test_slash_at_the_end_of_a_name_in_a_pax_header_says_the_same() -> None:
+    made = entry("o", pax_headers={"path": "d/o/"}), entry("f", pax_headers={"path": "d/f/"})
+    made[0][0].type = tarfile.AREGTYPE
+    assert [(one.name, one.type) for one in scan(tar(*made))] == [("d/o", EntryType.DIR), ("d/f", EntryType.REG)]
+
+
 def test_times_in_an_incremental_gnu_header_are_no_name_prefix() -> None:
     header = raw_header(b"f", b"0", _345=b"14566500000\0", _357=b"14566500000\0")
     assert [one.name for one in scan(header + bytes(1024))] == ["f"]

@@ -32,7 +32,13 @@ from snapshotter.format.writer.options import (
 )
 from snapshotter.image.convert.conversion import ConvertOptions
 from snapshotter.image.convert.prefetch import parse_prefetch_list
-from snapshotter.image.places.location import Location, RegistryLocation, parse_location, with_suffix
+from snapshotter.image.places.location import (
+    DockerArchiveLocation,
+    Location,
+    RegistryLocation,
+    parse_location,
+    with_suffix,
+)
 from snapshotter.image.places.opening import Access
 from snapshotter.layer.opening import EXTERNAL_SUFFIX
 from snapshotter.registry.platform import host_platform
@@ -210,5 +216,7 @@ def target_of(text: str, options: ConvertOptions) -> Location:
     if isinstance(place, RegistryLocation) and place.reference.digest is not None:
         raise ConfigError(f"{text}: the digest of a converted image is not known before; name it by a tag")
     if options.writer.external_toc:
+        if isinstance(place, DockerArchiveLocation):
+            raise ConfigError(f"{text}: docker's archives have no room for --external-toc; write oci-archive:FILE:TAG")
         with_suffix(place, EXTERNAL_SUFFIX)  # refuses a name without a tag before the work, not after it
     return place

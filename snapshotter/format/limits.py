@@ -176,6 +176,12 @@ ELSEWHERE = (
         "Registries of which it is remembered what their hosts.toml says.",
     ),
     Elsewhere(Sender.SITE, "registry.helper_program", "ANSWER_MAX", "What a credential helper prints."),
+    Elsewhere(
+        Sender.CONVERTER,
+        "format.tar_entries",
+        "_LOOKED_AT_MAX",
+        "Names that are compared because a tar replaces directories; beyond it the layer stays ordinary.",
+    ),
     Elsewhere(Sender.CONVERTER, "image.places.ends", "DOCUMENT_MAX", "A configuration or manifest."),
     Elsewhere(Sender.CONVERTER, "image.places.archive_file", "MEMBERS_MAX", "Files of an archive with images."),
     Elsewhere(Sender.CONVERTER, "format.tar_reading", "_EXTENSION_MAX", "An extension header of a tar."),

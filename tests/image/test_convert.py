@@ -345,7 +345,7 @@ def on_terminal(*arguments: str, env: dict[str, str]) -> str:
 
 def test_tables_of_contents_outside_need_a_tag_before_anything_is_done(tmp_path: Path) -> None:
     source = Image(LOWER).lay_out(tmp_path / "a")
-    for target in (f"oci:{tmp_path}/b", f"docker-archive:{tmp_path}/b"):
+    for target in (f"oci:{tmp_path}/b", f"docker-archive:{tmp_path}/b", f"docker-archive:{tmp_path}/b:app:v1"):
         assert run(source, target, "--external-toc") == ConfigError.exit_code
         assert not (tmp_path / "b").exists()
 

@@ -8,7 +8,7 @@ import os
 import platform
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -102,16 +102,13 @@ class ArchiveTarget:
             raise
 
     def _for_docker(self, top: Descriptor, named: DockerArchiveLocation) -> list[docker_manifest.SavedImage]:
-        """What manifest.json says of an image: of an index, those for all platforms, and the one for this host has the name."""
-        saved = []
-        names: Sequence[str] = (docker_manifest.familiar(named.tag),) if named.tag is not None else ()
+        """What manifest.json says of an image: of an index, the one for this host. Readers want exactly one."""
+        names = (docker_manifest.familiar(named.tag),) if named.tag is not None else ()
         for manifest in self._manifests(top):
             if manifest.config.media_type in CONFIGS:
                 layers = tuple(layout_index.blob_name(layer.digest) for layer in manifest.layers)
-                config = layout_index.blob_name(manifest.config.digest)
-                saved.append(docker_manifest.SavedImage(config, layers, tuple(names)))
-                names = ()
-        return saved
+                return [docker_manifest.SavedImage(layout_index.blob_name(manifest.config.digest), layers, names)]
+        return []
 
     def _manifests(self, top: Descriptor) -> list[ImageManifest]:
         document = self._documents[top.digest]

@@ -166,6 +166,12 @@ def conversion_of(values: Mapping[str, Any]) -> ConvertOptions:
         raise ConfigError(
             "--reuse and --external-toc exclude each other: nothing says where the tables of layers are that have them outside"
         )
+    for option in ("min_chunk_size", "external_toc"):
+        if values["zstdchunked"] and values[option]:
+            name = f"--{option.replace('_', '-')}"
+            raise ConfigError(
+                f"--zstdchunked and {name} exclude each other: readers of zstd:chunked know no such layers"
+            )
     prefetch = values["prefetch_list"]
     return ConvertOptions(
         host=host_platform(platform.machine()),

@@ -50,11 +50,17 @@ class _Shown:
         finally:
             bars.remove_task(task)
 
+    def image(self, platform: str) -> None:
+        """Say which image the layers belong to that come now."""
+        self._say(f"image for {printable(platform)}:")
+
     def layer_done(self, number: int, count: int, layer: ConvertedLayer, *, stored: bool) -> None:
         """Say what became of a layer."""
+        self._say(f"layer {number}/{count}: {_outcome(layer)}" + ("" if stored else " (was there already)"))
+
+    def _say(self, line: str) -> None:
         if self._quiet:
             return
-        line = f"layer {number}/{count}: {_outcome(layer)}" + ("" if stored else " (was there already)")
         with self._lock:
             if self._bars is not None:
                 self._bars.console.print(line)
@@ -91,11 +97,8 @@ def conclude(
             click.echo(f"snapshotter: the image for {platform} has no {printable(path)} to prefetch", err=True)
         for number, (layer, names) in enumerate(zip(one.layers, one.front, strict=True), 1):
             if names and layer.written is None:
-                which = f"layer {number} of the image for {platform}"
-                click.echo(
-                    f"snapshotter: {which} stays as it is; files of the list that stay where they are in it: {len(names)}",
-                    err=True,
-                )
+                kept = f"layer {number} of the image for {platform} is kept"
+                click.echo(f"snapshotter: {kept}: {len(names)} files of the list are not moved to its front", err=True)
     if as_json:
         print_json({**_as_json(target, conversion, seconds), **(more or {})})
         return
@@ -115,7 +118,7 @@ def _outcome(layer: ConvertedLayer) -> str:
     parts = (
         f"{human(layer.source.size)} → {human(layer.descriptor.size)}",
         f"{written.entries} entries",
-        f"{human(written.prefetch_size)} prefetched",
+        f"{human(written.prefetch_size)} prefetched" if written.prefetch_size else "",
         f"{human(int(written.plain_size / layer.seconds))}/s" if layer.seconds > 0 else "",
     )
     return ", ".join(filter(None, parts))

@@ -36,7 +36,7 @@ def convert_command(*, source: str, destination: str, as_json: bool, **values: A
     with watching(quiet=as_json) as watcher:
         conversion = trio.run(_convert, places, access, options, watcher)
     if conversion is None:
-        click.echo(f"snapshotter: interrupted; {places[1]} is what it was", err=True)
+        click.echo(f"snapshotter: interrupted; {places[1]} was not changed", err=True)
         raise click.Abort
     conclude(conversion, places[1], time.monotonic() - started, as_json=as_json)
 

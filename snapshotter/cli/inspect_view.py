@@ -11,6 +11,7 @@ from rich.text import Text
 
 from snapshotter.cli import show
 from snapshotter.format.footer import Flavor
+from snapshotter.image.convert.twins import COMPRESSED_BY_ZSTD
 from snapshotter.image.inspect.contents import Row, SizedDirectory, SizedFile, is_first
 from snapshotter.image.inspect.inspection import ImageLook, Inspection, config_summary
 from snapshotter.image.inspect.tables import LayerLook
@@ -57,6 +58,8 @@ def _members(console: Console, found: Inspection) -> None:
     for member in found.members:
         one = member.descriptor
         what = "attestation" if member.attests else "shown below" if one.digest in shown else ""
+        if not what and COMPRESSED_BY_ZSTD in one.annotations:
+            what = "the same for podman"
         table.add_row(f"  {one.platform or '-'}", show.short(one.digest), show.human(one.size), what)
     console.print("\nIndex of:")
     show.emit(table)

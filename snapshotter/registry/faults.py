@@ -37,7 +37,7 @@ def _untrusted(trouble: ssl.SSLError, host: str, tls: Tls) -> RegistryUntrusted 
     reason = trouble.reason or ""
     if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
         return RegistryUntrusted(
-            f"{host} does not speak TLS; if that is meant, list it in registry.plain_http, or write http:// in {file}"
+            f"{host} does not speak TLS; if that is meant, list it in registry.plain_http (image tools: --plain-http), or write http:// in {file}"
         )
     if "ALERT" in reason and _CERTIFICATE_ALERT.search(reason):
         return RegistryUntrusted(

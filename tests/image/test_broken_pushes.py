@@ -55,7 +55,9 @@ def test_write_that_is_refused_leaves_no_image_and_the_next_try_sends_what_is_mi
             assert run(source, registry.reference(f":{TAG}")) == 0
             assert image_is_whole(registry)
             assert writes(registry, "PUT")[-1] == TAG
-            assert len(writes(registry, "POST")) - sent == len(registry.blobs) - there
+            # An upload that was given up because another one failed may reach the registry after the count.
+            missing = len(registry.blobs) - there
+            assert missing <= len(writes(registry, "POST")) - sent <= missing + 1
 
 
 def test_connection_that_closes_instead_of_an_answer_is_made_anew(registry: LoopbackRegistry, tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def test_list_that_layers_that_stay_do_not_follow_is_told(tmp_path: Path, capsys
     assert run(f"oci:{tmp_path}/b:one", f"oci:{tmp_path}/b:two", "--reuse", "--prefetch-list", tmp_path / "list") == 0
     said = capsys.readouterr().err
     assert (
-        "layer 2 of the image for linux/amd64 stays as it is; files of the list that stay where they are in it: 1"
+        "layer 2 of the image for linux/amd64 is kept: 1 files of the list are not moved to its front"
         in said
     )
     assert "layer 1 of the image" not in said

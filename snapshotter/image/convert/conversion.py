@@ -12,7 +12,7 @@ from snapshotter.image import documents
 from snapshotter.image.convert.external_tocs import store_tocs
 from snapshotter.image.convert.layers import ConvertedLayer, LayerWork, Watcher, Workshop
 from snapshotter.image.convert.prefetch import assign
-from snapshotter.image.convert.selection import Chosen, choose, choose_all
+from snapshotter.image.convert.selection import Chosen, choose, choose_all, others
 from snapshotter.image.convert.tree import ImageTree
 from snapshotter.image.convert.twins import COMPRESSED_BY_ZSTD, twin_of
 from snapshotter.image.first_error import first_error
@@ -93,12 +93,15 @@ async def _convert(source: Source, target: Target, options: ConvertOptions, watc
         chosen = await choose_all(whole, source, left_out)
     else:
         chosen = [await choose(whole, platform, source) for platform in options.platforms or (options.host,)]
+        left_out += others(whole, chosen) if not options.platforms else ()
         for one, platform in zip(chosen, options.platforms, strict=False):
             demanded.setdefault(one.descriptor.digest, []).append(platform)
     done: dict[str, tuple[ConvertedImage, bytes]] = {}
     for one in chosen:
         # One after the other, so that the scratch directory holds one at a time; each once, whatever it is listed for.
         if one.descriptor.digest not in done:
+            if len(chosen) > 1:
+                watcher.image(str(one.descriptor.platform or one.descriptor.digest))
             done[one.descriptor.digest] = await _convert_image(
                 one, demanded.get(one.descriptor.digest, ()), source, target, options, watcher
             )

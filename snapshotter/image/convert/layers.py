@@ -31,6 +31,9 @@ class Watcher(Protocol):
     def working(self, what: str, total: int | None) -> AbstractContextManager[OnProgress]:
         """A piece of work of about `total` bytes, None if nobody knows, is done while the block runs."""
 
+    def image(self, platform: str) -> None:
+        """What follows is about the image for `platform`; told where there are several."""
+
     def layer_done(self, number: int, count: int, layer: "ConvertedLayer", *, stored: bool) -> None:
         """Layer `number` of `count` is at the target; `stored`: it was not there before."""
 

@@ -1,5 +1,6 @@
 """Which images of what a name means are converted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from snapshotter.errors import FormatError
@@ -54,7 +55,7 @@ async def choose_all(top: Chosen, source: Source, left_out: list[str]) -> list[C
     chosen: list[Chosen] = []
     for child in without_twins(top.document.manifests) if isinstance(top.document, ImageIndex) else ():
         if child.attests:
-            left_out.append(f"{child.digest}: an attestation of an image that is not this one any more")
+            left_out.append(f"{child.digest}: an attestation, which is about the image before its conversion")
         elif child.platform is not None and child.platform.os != "linux":
             left_out.append(f"{child.digest}: for {child.platform}, which this cannot convert")
         else:
@@ -62,6 +63,19 @@ async def choose_all(top: Chosen, source: Source, left_out: list[str]) -> list[C
     if not chosen:
         raise FormatError("the index holds no image that can be converted")
     return chosen
+
+
+def others(top: Chosen, chosen: Sequence[Chosen]) -> list[str]:
+    """What an index has besides the images that nobody asked for by platform, in a sentence."""
+    if not isinstance(top.document, ImageIndex):
+        return []
+    taken = {one.descriptor.digest for one in chosen}
+    platforms = [
+        str(one.platform)
+        for one in without_twins(top.document.manifests)
+        if one.platform is not None and one.digest not in taken and not one.attests
+    ]
+    return [f"the index's images for {', '.join(platforms)}; --all-platforms converts them too"] if platforms else []
 
 
 async def _read(descriptor: Descriptor, source: Source) -> Chosen:

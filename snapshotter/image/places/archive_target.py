@@ -131,8 +131,9 @@ async def writing_archive(location: OciArchiveLocation | DockerArchiveLocation) 
         NotFound, StoreError: the directory cannot be written to.
     """
     path = location.path
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"{location}: {path} is no file that could be replaced")
+    with disk_errors(path):
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{location}: {path} is no file that could be replaced")
     with disk_errors(path.parent):
         out = new_beside(path)
     try:

@@ -97,6 +97,8 @@ install_venv() {
     say "installing the locked dependencies"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$LOCK"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+    # A dependency that nobody locked would be missed by the first command that needs it.
+    .venv/bin/python -m pip check --disable-pip-version-check >&2
     printf '%s\n' "$wanted" >"$STAMP"
 }
 

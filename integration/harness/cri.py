@@ -203,7 +203,8 @@ class Container:
         Source: the log format of CRI: time, stream, F (full line) or P (part of one), text.
         """
         texts = {"stdout": "", "stderr": ""}
-        for line in self._log.read_text(errors="replace").splitlines():
+        # Not splitlines: what a container prints may have any character in it.
+        for line in filter(None, self._log.read_bytes().decode(errors="replace").replace("\r\n", "\n").split("\n")):
             _time, stream, tag, text = line.split(" ", 3)
             texts[stream] += text + ("\n" if tag == "F" else "")
         return Output(self._cri.container_status(self.id).exit_code, texts["stdout"], texts["stderr"])

@@ -32,6 +32,11 @@ IMAGE is one of
 Formats of layers that can be lazy: estargz, stargz, zstd:chunked and
 external-toc (eStargz with its table of contents in another image). What is
 in a layer of another format cannot be told without fetching it.
+
+\b
+IN FRONT is what a node prefetches: bytes of the layer, and files where there
+is room. In a list of --files these have a * at the beginning; the number
+before the name is where a file begins in the layer.
 """
 
 

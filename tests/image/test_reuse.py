@@ -245,10 +245,7 @@ def test_list_that_layers_that_stay_do_not_follow_is_told(tmp_path: Path, capsys
     (tmp_path / "list").write_text("/usr/sh\n")
     assert run(f"oci:{tmp_path}/b:one", f"oci:{tmp_path}/b:two", "--reuse", "--prefetch-list", tmp_path / "list") == 0
     said = capsys.readouterr().err
-    assert (
-        "layer 2 of the image for linux/amd64 is kept: 1 files of the list are not moved to its front"
-        in said
-    )
+    assert "layer 2 of the image for linux/amd64 is kept: 1 files of the list are not moved to its front" in said
     assert "layer 1 of the image" not in said
     assert run(f"oci:{tmp_path}/b:one", f"oci:{tmp_path}/b:three", "--reuse") == 0
     assert "of the list" not in capsys.readouterr().err

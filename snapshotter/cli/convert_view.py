@@ -24,6 +24,8 @@ class _Moved(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Sizes and rate in the units of all our tables."""
+        if task.total is None and not task.completed:
+            return Text("")  # whoever does it may not say how far it is
         whole = f" of {human(int(task.total))}" if task.total is not None else ""
         rate = f", {human(int(task.speed))}/s" if task.speed is not None else ""
         return Text(f"{human(int(task.completed))}{whole}{rate}")

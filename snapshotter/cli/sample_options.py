@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from snapshotter.cli.options import AbsolutePath
 from snapshotter.errors import ConfigError
@@ -15,7 +16,7 @@ from snapshotter.image.optimize.etc_files import Names, parse_list, parse_names,
 from snapshotter.image.optimize.sampling import Watching
 from snapshotter.image.optimize.stdio import Streams
 from snapshotter.image.optimize.terminal import check_terminal
-from snapshotter.image.optimize.workload import Overrides, parse_env_file, parse_mount, parse_words
+from snapshotter.image.optimize.workload import Overrides, check_env, parse_env_file, parse_mount, parse_words
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,7 +67,7 @@ _END = (
         "--wait-on-line",
         "line",
         metavar="TEXT",
-        help="Watch until a line of the program's standard output has this text in it (and --period at most).",
+        help="Watch until a line of the program's output has this text in it, standard error too (and --period at most).",
     ),
     click.option(
         "--wait-on-signal",
@@ -130,6 +131,13 @@ _RECORD = (
     ),
 )
 
+_OF_A_RUN = (
+    *("entrypoint", "args", "env", "env_file", "cwd", "user", "mounts", "terminal", "interactive"),
+    *("period_s", "line", "until_signal", "host_network", "cni", "cni_plugin_conf_dir", "cni_plugin_dir"),
+    *("dns_nameservers", "dns_search_domains", "dns_options", "add_hosts", "snapshotter"),
+)
+"""Parameters that mean nothing where nothing is run."""
+
 
 def sample_options(command: Command) -> Command:
     """Give a command all options of a sample run; the functions below read what they come to."""
@@ -154,8 +162,14 @@ def check_combination(values: Mapping[str, Any]) -> None:
         raise ConfigError("--record-in and --prefetch-list exclude each other: each says what goes to the front")
     if given and values["record_out"] is not None:
         raise ConfigError(f"--record-out has nothing to write down: with {given[0]} nothing is run")
+    if given and (idle := _given(*_OF_A_RUN)):
+        raise ConfigError(f"{idle[0]} is for a run, and with {given[0]} nothing is run; leave one of them out")
     if values["host_network"] and values["cni"]:
         raise ConfigError("--net-host and --cni exclude each other")
+    if not values["cni"] and (idle := _given("cni_plugin_conf_dir", "cni_plugin_dir")):
+        raise ConfigError(f"{idle[0]} is for --cni, which is not given")
+    if values["line"] == "":
+        raise ConfigError("--wait-on-line: the text is empty; say which one the program writes when it is ready")
     if values["terminal"] and not values["interactive"]:
         raise ConfigError("--terminal needs -i: a program with a terminal reads from it")
     if values["terminal"] and values["until_signal"]:
@@ -163,6 +177,16 @@ def check_combination(values: Mapping[str, Any]) -> None:
             "--terminal and --wait-on-signal exclude each other: with a terminal Ctrl-C is the program's; end it, or use "
             "--period or --wait-on-line"
         )
+
+
+def _given(*names: str) -> list[str]:
+    """Which of these parameters somebody gave, as the command line writes them."""
+    context = click.get_current_context()
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT
+    ]
 
 
 def overrides_of(values: Mapping[str, Any]) -> Overrides:
@@ -173,6 +197,7 @@ def overrides_of(values: Mapping[str, Any]) -> Overrides:
     """
     env_file = values["env_file"]
     from_file = parse_env_file(env_file.name, _text_of(env_file), os.environ) if env_file is not None else []
+    check_env(values["env"])
     return Overrides(
         entrypoint=None if values["entrypoint"] is None else parse_words("--entrypoint", values["entrypoint"]),
         args=None if values["args"] is None else parse_words("--args", values["args"]),
@@ -216,10 +241,12 @@ def network_of(values: Mapping[str, Any]) -> tuple[Network | None, tuple[Path, .
 
 
 def streams_of(values: Mapping[str, Any]) -> Streams:
-    """What the program's streams are. Where standard output is for JSON, its words go to standard error."""
+    """What the program's streams are. Its words go to standard error, since standard output is for the result."""
+    shown = 2
     if values["terminal"]:
         check_terminal(0)
-    return Streams(0 if values["interactive"] else None, 2 if values["as_json"] else 1, 2)
+        shown = next(fd for fd in (1, 2, 0) if os.isatty(fd))
+    return Streams(0 if values["interactive"] else None, shown, 2)
 
 
 def _text_of(file: Any) -> str:

@@ -41,18 +41,29 @@ def pipes() -> Iterator[list[int]]:
 @given(st.lists(st.binary(max_size=20), max_size=10), st.sampled_from(["ab", "x", "\u00e4"]))
 def test_text_is_seen_however_the_output_is_cut(pieces: Sequence[bytes], text: str) -> None:
     watch = LineWatch(text)
+    feed = watch.stream()
     for piece in pieces:
-        watch.feed(piece)
+        feed(piece)
     assert watch.seen.is_set() == (text.encode() in b"".join(pieces))
 
 
 def test_text_across_two_lines_is_none() -> None:
     watch = LineWatch("ab")
-    watch.feed(b"a\nb")
+    watch.stream()(b"a\nb")
     assert not watch.seen.is_set()
     watch = LineWatch("")
-    watch.feed(b"anything\n")
+    watch.stream()(b"anything\n")
     assert not watch.seen.is_set()
+
+
+def test_text_across_two_streams_is_none_and_in_any_of_them_is_one() -> None:
+    watch = LineWatch("ab")
+    first, second = watch.stream(), watch.stream()
+    first(b"a")
+    second(b"b")
+    assert not watch.seen.is_set()
+    second(b" ab")
+    assert watch.seen.is_set()
 
 
 def test_streams_go_both_ways_until_both_ends(tmp_path: Path, pipes: list[int]) -> None:
@@ -106,3 +117,27 @@ def test_output_that_nobody_takes_stops_nothing(tmp_path: Path, pipes: list[int]
         stdio.close()
 
     trio.run(run)
+
+
+@pytest.mark.parametrize(("terminal", "back"), [(True, b"\x1b[?1049l\x1b[?25h\x1b[0m\n"), (False, b"\n")])
+def test_screen_that_a_program_leaves_is_put_back_and_its_last_line_ended(
+    tmp_path: Path, pipes: list[int], terminal: bool, back: bytes
+) -> None:
+    _, _, reader, shown = pipes
+
+    async def run() -> None:
+        stdio = open_stdio(tmp_path, Streams(None, shown, shown), LineWatch(""), terminal=terminal)
+        inside = [os.open(path, os.O_WRONLY) for path in (stdio.pipes.stdout, stdio.pipes.stderr) if path]
+        with trio.fail_after(SECOND_S):
+            async with trio.open_nursery() as nursery:
+                stdio.begin(nursery, cast(Task, ToldTask()))
+                os.write(inside[0], b"\x1b[?1049h\x1b[?25lfull")
+                for end in inside:
+                    os.close(end)
+                await stdio.drained()
+        stdio.close()
+        stdio.close()
+
+    trio.run(run)
+    os.close(shown)
+    assert os.read(reader, 1000) == b"\x1b[?1049h\x1b[?25lfull" + back

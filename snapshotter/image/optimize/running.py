@@ -1,6 +1,7 @@
 """From an image's source to the list of files that a container of it reads: staged, run once, and everything put away again."""
 
 import os
+import shlex
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -191,10 +192,16 @@ async def _run(
             directory=place,
             labels=marked(),
         )
-        voice.note(f"{' '.join(workload.args)[:_SHOWN]} runs: {request.watching}")
+        voice.note(f"{_command(workload.args)} starts; it is watched {request.watching}")
         sample = await take_sample(client, staged, plan, voice.note)
     own = [file for file, content in ((PASSWD, passwd), (GROUP, group)) if content is not None]
     return Sampled(digest, tuple(dict.fromkeys((*own, *sample.paths))), sample)
+
+
+def _command(args: Sequence[str]) -> str:
+    """A command as a shell takes it, or the beginning of a long one."""
+    words = shlex.join(args)
+    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"
 
 
 async def _accounts(staged: Staged, directory: Path, name: str) -> list[bytes | None]:

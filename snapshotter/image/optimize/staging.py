@@ -73,7 +73,9 @@ class Stage:
             nursery.start_soon(self._fetch_all, image.manifest.layers, first, blobs, watcher, have)
             for number in range(first, len(chain)):
                 await have[number].wait()
-                await self._unpack(snapshots, image, number, chain)
+                # containerd does not say how far it is.
+                with watcher.working(f"unpack layer {number + 1}/{len(chain)} in containerd", None):
+                    await self._unpack(snapshots, image, number, chain)
         return Staged(snapshots, chain[-1])
 
     async def undo(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from snapshotter.containerd.tasks import Pipes, Task
+from snapshotter.image.optimize.terminal import Screen
 from snapshotter.image.places.disk import disk_errors
 
 _PIECE = 64 << 10
@@ -31,16 +32,21 @@ class LineWatch:
     def __init__(self, text: str) -> None:
         self.seen = trio.Event()
         self._text = text.encode()
-        self._line = b""
 
-    def feed(self, data: bytes) -> None:
-        """Look at the next bytes."""
-        if not self._text or self.seen.is_set():
-            return
-        self._line += data
-        if any(self._text in line for line in self._line.split(b"\n")):
-            self.seen.set()
-        self._line = self._line.rpartition(b"\n")[2][-max(_LINE_MAX, len(self._text)) :]
+    def stream(self) -> Callable[[bytes], None]:
+        """What looks at the next bytes of one more stream, whose lines are its own."""
+        rest = b""
+
+        def feed(data: bytes) -> None:
+            nonlocal rest
+            if not self._text or self.seen.is_set():
+                return
+            rest += data
+            if any(self._text in line for line in rest.split(b"\n")):
+                self.seen.set()
+            rest = rest.rpartition(b"\n")[2][-max(_LINE_MAX, len(self._text)) :]
+
+        return feed
 
 
 @dataclass(slots=True)
@@ -52,15 +58,16 @@ class Stdio:
     _watch: LineWatch
     _input: int | None
     _outputs: dict[int, int]
+    _screen: Screen
     _ended: trio.Event = field(default_factory=trio.Event)
     _running: int = 0
+    _unended: set[int] = field(default_factory=set)
 
     def begin(self, nursery: trio.Nursery, task: Task) -> None:
         """Carry in tasks of `nursery`; `task` is told when there is no more input."""
         self._running = len(self._outputs)
         for source, target in self._outputs.items():
-            watch = self._watch.feed if target == self._streams.stdout else _pass
-            nursery.start_soon(self._carry_out, source, target, watch)
+            nursery.start_soon(self._carry_out, source, target, self._watch.stream())
         if self._input is not None and self._streams.stdin is not None:
             nursery.start_soon(self._carry_in, self._streams.stdin, self._input, task)
 
@@ -69,7 +76,12 @@ class Stdio:
         await self._ended.wait()
 
     def close(self) -> None:
-        """Close our ends."""
+        """Close our ends; whoever writes next to where the container wrote is at the beginning of a line of the usual screen."""
+        if put_back := self._screen.put_back():
+            _shown(self._streams.stdout, put_back)
+        for target in self._unended:
+            _shown(target, b"\n")
+        self._unended = set()
         for fd in (*self._outputs, *([] if self._input is None else [self._input])):
             os.close(fd)
         self._outputs, self._input = {}, None
@@ -87,9 +99,20 @@ class Stdio:
             watch(data)
             # The container's files are what this is about; nobody has to look at its words.
             shown = shown and await trio.to_thread.run_sync(_shown, target, data, abandon_on_cancel=True)
+            if shown:
+                self._after(target, data)
         self._running -= 1
         if not self._running:
             self._ended.set()
+
+    def _after(self, target: int, data: bytes) -> None:
+        """Remember how what was shown leaves the place where it was shown."""
+        if self.pipes.terminal:
+            self._screen.feed(data)
+        if data.endswith(b"\n"):
+            self._unended.discard(target)
+        else:
+            self._unended.add(target)
 
     async def _carry_in(self, source: int, target: int, task: Task) -> None:
         while data := await _read(source):
@@ -125,7 +148,7 @@ def open_stdio(place: Path, streams: Streams, watch: LineWatch, *, terminal: boo
         stderr="" if terminal else str(place / "stderr"),
         terminal=terminal,
     )
-    return Stdio(pipes, streams, watch, source, outputs)
+    return Stdio(pipes, streams, watch, source, outputs, Screen())
 
 
 async def _read(source: int) -> bytes:
@@ -146,7 +169,3 @@ def _shown(target: int, data: bytes) -> bool:
     except OSError:
         return False
     return True
-
-
-def _pass(data: bytes) -> None:
-    """Look for nothing."""

@@ -1,6 +1,7 @@
 """Our terminal while a container has it: keys go there unchanged, and the container's follows its size."""
 
 import os
+import re
 import signal
 import termios
 import tty
@@ -10,6 +11,42 @@ from contextlib import contextmanager, suppress
 import trio
 
 from snapshotter.errors import ConfigError
+
+_MODES = re.compile(rb"\x1b\[\?([0-9;]{1,40})([hl])")
+_LONGEST = 44
+"""Characters of the longest sequence of that kind."""
+
+_ON_AT_FIRST = 25
+_UNUSUAL = (1000, 1002, 1003, 1006, 2004, 1, 47, 1047, 1049)
+"""Modes that outlast the program that asked for them, in the order in which they are left: the mouse and what is pasted come as
+characters, other cursor keys, the alternate screen. 25 is the cursor. Source: Xterm Control Sequences, DEC private mode set."""
+
+
+class Screen:
+    """What a program makes of a terminal that it may not get to put back, since it is killed in the middle."""
+
+    def __init__(self) -> None:
+        self._on: dict[int, bool] = {}
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Look at what the terminal is sent next."""
+        data = self._rest + data
+        end = 0
+        for found in _MODES.finditer(data):
+            end = found.end()
+            for number in filter(None, found[1].split(b";")):
+                self._on[int(number)] = found[2] == b"h"
+        self._rest = data[end:][-_LONGEST:]
+
+    def put_back(self) -> bytes:
+        """What puts the terminal back; nothing for one that is as it was: to leave a screen that is not shown moves the cursor."""
+        modes = [b"\x1b[?%dl" % number for number in _UNUSUAL if self._on.get(number)]
+        if not self._on.get(_ON_AT_FIRST, True):
+            modes.append(b"\x1b[?%dh" % _ON_AT_FIRST)
+        self._on = {}
+        # Colours, too: whoever leaves such a thing behind has used some.
+        return b"".join(modes) + b"\x1b[0m" if modes else b""
 
 
 def terminal_size(fd: int) -> tuple[int, int] | None:

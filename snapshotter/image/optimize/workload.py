@@ -111,6 +111,16 @@ def parse_words(option: str, text: str) -> tuple[str, ...]:
     return tuple(words)
 
 
+def check_env(entries: Sequence[str]) -> None:
+    """Refuse settings of the command line that name no variable.
+
+    Raises:
+        ConfigError: one does not. Its value is nobody's business.
+    """
+    if any(not entry.partition("=")[0] for entry in entries):
+        raise ConfigError("--env: the variable's name is missing; write NAME=VALUE, or NAME alone to take one out")
+
+
 def parse_env_file(name: str, text: str, environ: Mapping[str, str]) -> list[str]:
     """The variables of an environment file: NAME=VALUE on a line, "#" begins a comment; NAME alone takes ours.
 

@@ -123,9 +123,9 @@ def toc(blob: bytes) -> Sequence[Any]:
 def ready(node: Node, *options: str, **more: Any) -> Iterator[subprocess.Popen[str]]:
     """A run whose program has said that it is ready; the block ends it."""
     process = begin(node, *NEVER_OVER, *options, **more)
-    assert process.stdout is not None
+    assert process.stderr is not None
     try:
-        for line in process.stdout:
+        for line in process.stderr:
             if line.strip() == LINE:
                 break
         yield process

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -72,10 +73,28 @@ def test_what_the_program_reads_until_it_is_ready_is_in_front_in_order(place: No
     assert lower[:2] == ["etc/passwd", "etc/group"]
     assert (lower[2], lower[-1]) == (SHELL, SLEEPER)
     assert set(lower[3:-1]) == libraries()
-    assert f"first from /app as {UID}\n" in out
+    assert f"first from /app as {UID}\n" in said
     assert "second hello\n" in said
+    assert f"/{SCRIPT} serve starts; it is watched until it ends, or until a line has" in said
     assert NEVER not in upper
-    assert out.splitlines()[-1].startswith(f"{place.reference(TARGET)}@sha256:")
+    # Nothing of the program: it is what a script wants to know.
+    assert re.fullmatch(f"{place.reference(TARGET)}@sha256:[0-9a-f]{{64}}\n", out)
+
+
+def test_line_may_come_on_standard_error_and_files_that_the_program_wrote_do_not_count(place: Node) -> None:
+    program = "echo x > /tmp/own; read -r word < /tmp/own; echo ready >&2; /usr/bin/busybox sleep 1000"
+    options = ("--entrypoint", json.dumps([f"/{SHELL}", "-c", program]), "--args", "[]", "--wait-on-line", "ready")
+    out, said = optimize(place, *options, *NEVER_OVER, "--json")
+    answer = json.loads(out)["sample"]
+    assert answer["ended_by"] == "line"
+    assert "tmp/own" in answer["files"]
+    assert f"{len(answer['files']) - 1} files of the image were read" in said
+
+
+def test_last_words_without_an_end_stand_on_a_line_of_their_own(place: Node) -> None:
+    program = ("--entrypoint", json.dumps([f"/{SHELL}", "-c", "printf bye"]), "--args", "[]")
+    _, said = optimize(place, *program, *NEVER_OVER)
+    assert "bye\nsnapshotter: watched for" in said
 
 
 def test_json_has_the_image_and_the_run_and_nothing_of_the_program(place: Node) -> None:
@@ -95,7 +114,7 @@ def test_record_of_one_run_makes_the_same_image_without_a_run(place: Node) -> No
     assert sorted(recorded(record)) == sorted(name for names in fronts(place) for name in names)
     again, said = optimize(place, "--record-in", str(record))
     assert again.splitlines()[-1] == out.splitlines()[-1]
-    assert "files were read" not in said
+    assert "were read" not in said
 
 
 def test_images_for_other_machines_have_the_list_of_the_one_that_ran(place: Node) -> None:
@@ -112,7 +131,11 @@ def test_images_for_other_machines_have_the_list_of_the_one_that_ran(place: Node
         client.push_manifest("script", "index", json.dumps(index).encode(), INDEX)
     options = ("--wait-on-line", LINE, "--all-platforms", "--json")
     out, said = optimize(place, *options, source="script:index", target="script:all")
-    assert "the one for linux/s390x has the same list in front" in said
+    (total,) = re.findall(r"(\d+) files of the image were read", said)
+    assert (
+        f"for linux/s390x nothing was run; of the {total} files that were read it has {total}, which are in front"
+        in said
+    )
     digests = [image["digest"] for image in json.loads(out)["images"]]
     assert len(digests) == 2
     for digest in digests:
@@ -164,9 +187,9 @@ def test_image_that_is_pulled_lazily_runs_without_being_fetched(place: Node) -> 
 
 def test_input_reaches_the_program_and_its_end_too(place: Node) -> None:
     process = begin(place, "-i", *NEVER_OVER, "--wait-on-line", "no more input", stdin=subprocess.PIPE)
-    code, out, said = end(process, "one\ntwo\n")
+    code, _, said = end(process, "one\ntwo\n")
     assert code == 0, said
-    assert "got one\ngot two\nno more input\n" in out
+    assert "got one\ngot two\nno more input\n" in said
 
 
 def test_program_has_our_terminal_with_its_size_and_gives_it_back(place: Node) -> None:
@@ -212,7 +235,7 @@ def test_programs_terminal_follows_the_size_of_ours(place: Node) -> None:
         ended = False
         while not ended:
             os.write(ours, b"\n")
-            ended = "files were read" in read_until(ours, "\n", process)
+            ended = "watched for" in read_until(ours, "\n", process)
         read_until(ours, "@sha256:", process)
         assert process.wait(TIMEOUT_S) == 0
     finally:
@@ -244,9 +267,10 @@ echo '{{"cniVersion": "1.0.0"}}'
 DEVICES = 'while read -r name rest; do echo "device $name"; done < /proc/net/dev'
 
 
-def devices(out: str) -> set[str]:
+def devices(said: str) -> set[str]:
     """Network devices that the program saw."""
-    return {line.removeprefix("device ").rstrip(":") for line in out.splitlines() if line.endswith(":")}
+    lines = [line for line in said.splitlines() if line.startswith("device ") and line.endswith(":")]
+    return {line.removeprefix("device ").rstrip(":") for line in lines}
 
 
 def shown_spec(node: Node, container: str) -> dict[str, Any]:
@@ -286,8 +310,8 @@ def test_container_is_given_what_containerds_own_tool_gives_one(place: Node) -> 
 
 def test_network_is_none_the_plugins_or_the_machines(place: Node) -> None:
     show = ("--entrypoint", json.dumps([f"/{SHELL}", "-c", DEVICES]), "--args", "[]", *NEVER_OVER)
-    assert devices(optimize(place, *show)[0]) == {"lo"}
-    assert devices(optimize(place, *show, "--net-host")[0]) == set(os.listdir("/sys/class/net")) - {"bonding_masters"}
+    assert devices(optimize(place, *show)[1]) == {"lo"}
+    assert devices(optimize(place, *show, "--net-host")[1]) == set(os.listdir("/sys/class/net")) - {"bonding_masters"}
     folder = place.place / "cni"
     folder.mkdir()
     plugin = folder / "made-up"
@@ -296,5 +320,5 @@ def test_network_is_none_the_plugins_or_the_machines(place: Node) -> None:
     network = {"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "made-up"}]}
     (folder / "10-net.conflist").write_text(json.dumps(network))
     where = ("--cni-plugin-conf-dir", str(folder), "--cni-plugin-dir", str(folder))
-    assert devices(optimize(place, *show, "--cni", *where)[0]) == {"lo", "eth0", "other"}
+    assert devices(optimize(place, *show, "--cni", *where)[1]) == {"lo", "eth0", "other"}
     assert (folder / "calls").read_text() == "ADD eth0\nDEL eth0\n"

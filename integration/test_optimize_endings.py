@@ -36,7 +36,8 @@ from integration.optimizing import (
     scratch,
 )
 from snapshotter.cli.image_optimize import optimize_command
-from snapshotter.errors import RecorderError
+from snapshotter.errors import RecorderError, StoreFull
+from snapshotter.image.optimize.record_file import parse_record
 
 ROUNDS = 1
 LONGEST_RUN_S = 1.5
@@ -62,16 +63,17 @@ def test_interrupted_run_makes_no_image(place: Node, number: int) -> None:
         process.send_signal(number)
         code, out, said = end(process)
     assert (code, out) == (130, ""), said
+    assert "snapshotter: stopping …" in said
     assert not is_there(place, "interrupted")
 
 
 def test_signal_that_is_waited_for_ends_the_run_alone(place: Node) -> None:
     with ready(place, "--wait-on-signal", target="script:signalled") as process:
         process.send_signal(signal.SIGINT)
-        code, out, said = end(process)
+        code, _, said = end(process)
     assert code == 0, said
     # The image names a stop signal, for which its program has an answer, which is shown.
-    assert "told to end" in out.splitlines()
+    assert "told to end" in said.splitlines()
     assert fronts(place, "signalled")[1] == [SCRIPT, FIRST, SECOND]
 
 
@@ -98,12 +100,41 @@ def test_container_that_cannot_be_watched_is_removed_before_it_runs(
         yield
 
     monkeypatch.setattr("snapshotter.image.optimize.sampling.recording", refused)
-    words = ("--plain-http", "--containerd", str(place.containerd.address), "--namespace", place.place.name)
-    names = (place.reference(SOURCE), place.reference("script:unwatched"))
     with pytest.raises(RecorderError, match="no fanotify here"):
-        optimize_command.main([*words, "--scratch", str(scratch(place)), *names], standalone_mode=False)
-    assert LINE not in capfd.readouterr().out
+        optimize_here(place, "script:unwatched")
+    assert LINE not in capfd.readouterr().err
     assert not is_there(place, "unwatched")
+
+
+def test_conversion_that_fails_leaves_the_record_of_the_run(place: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: object) -> None:
+        raise StoreFull("no room left")
+
+    monkeypatch.setattr("snapshotter.cli.image_optimize.convert", full)
+    record = place.place / "kept-record"
+    with pytest.raises(StoreFull):
+        optimize_here(place, "script:unstored", "--wait-on-line", LINE, "--record-out", str(record))
+    assert [one.path for one in parse_record(record.read_bytes()) if one.path.startswith("app/")] == [
+        SCRIPT,
+        FIRST,
+        SECOND,
+    ]
+    assert not is_there(place, "unstored")
+
+
+def optimize_here(node: Node, target: str, *options: str) -> None:
+    """The command, in this process."""
+    words = ["--plain-http", "--containerd", str(node.containerd.address), "--namespace", node.place.name, *options]
+    names = (node.reference(SOURCE), node.reference(target))
+    optimize_command.main([*words, "--scratch", str(scratch(node)), *names], standalone_mode=False)
+
+
+def test_record_that_cannot_be_written_is_told_before_anything_runs(place: Node) -> None:
+    for path in (place.place.folder, place.place / "missing" / "record"):
+        code, out, said = end(begin(place, "--record-out", str(path), target="script:unrecorded"))
+        assert (code, out) == (2, "")
+        assert f"--record-out {path}: " in said
+        assert LINE not in said
 
 
 def test_run_that_nobody_watches_any_more_ends_at_once(place: Node) -> None:

@@ -13,8 +13,8 @@ T = TypeVar("T")
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-async def heeding(work: Callable[[], Awaitable[T]]) -> T | None:
-    """What `work` returns; None if a signal came before its end, and it was cancelled.
+async def heeding(work: Callable[[], Awaitable[T]], on_signal: Callable[[], None] = lambda: None) -> T | None:
+    """What `work` returns; None if a signal came before its end, and it was cancelled; `on_signal` is called then.
 
     Raises:
         Exception: what `work` raised; of several at once the first that is ours.
@@ -25,7 +25,7 @@ async def heeding(work: Callable[[], Awaitable[T]]) -> T | None:
     try:
         with trio.open_signal_receiver(*heeded) as signals:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_heed, signals, nursery.cancel_scope)
+                nursery.start_soon(_heed, signals, nursery.cancel_scope, on_signal)
                 done.append(await work())
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -33,7 +33,9 @@ async def heeding(work: Callable[[], Awaitable[T]]) -> T | None:
     return done[0] if done else None
 
 
-async def _heed(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+async def _heed(signals: AsyncIterator[int], scope: trio.CancelScope, on_signal: Callable[[], None]) -> None:
     """Give up at the first signal; what tidies up afterwards is not disturbed by others."""
     async for _ in signals:
-        scope.cancel()
+        if not scope.cancel_called:
+            scope.cancel()
+            on_signal()

@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from snapshotter.cli.convert_options import access_of, conversion_of, conversion
 from snapshotter.cli.convert_view import conclude, watching
 from snapshotter.cli.heeding import heeding
 from snapshotter.cli.image_convert import PLACES
+from snapshotter.cli.record_out import Write, record_out, records_of
 from snapshotter.cli.sample_options import (
     check_combination,
     names_of,
@@ -23,16 +23,14 @@ from snapshotter.cli.sample_options import (
     streams_of,
     watching_of,
 )
-from snapshotter.cli.show import printable
+from snapshotter.cli.sample_view import note, sample_json, tell_end, tell_files
 from snapshotter.image.convert.conversion import Conversion, ConvertOptions, convert
 from snapshotter.image.convert.layers import Watcher
 from snapshotter.image.convert.prefetch import literal
 from snapshotter.image.optimize.abandoned import working_directory
 from snapshotter.image.optimize.kept_blobs import KeptBlobs
-from snapshotter.image.optimize.record_file import RECORD_MAX, Recorded, format_record, parse_record
+from snapshotter.image.optimize.record_file import RECORD_MAX, Recorded, parse_record
 from snapshotter.image.optimize.running import Request, Sampled, Voice, sample_image
-from snapshotter.image.optimize.sampling import Ending
-from snapshotter.image.places.disk import disk_errors
 from snapshotter.image.places.location import Location, parse_location
 from snapshotter.image.places.opening import Access, open_places
 
@@ -53,6 +51,7 @@ class _Work:
     access: Access
     options: ConvertOptions
     request: Request | None
+    record: Write
     quiet: bool
 
 
@@ -78,18 +77,18 @@ def optimize_command(*, source: str, destination: str, as_json: bool, **values: 
     elif not values["no_optimize"] and values["prefetch_list"] is None:
         request = _request(source, options, values)
     started = time.monotonic()
-    done = trio.run(_optimize, _Work(places, access, options, request, as_json))
+    # Opened before anything runs: a run may have taken long when it turns out that its record goes nowhere.
+    with record_out(values["record_out"]) as record:
+        done = trio.run(_optimize, _Work(places, access, options, request, record, as_json))
     if done is None:
         click.echo(f"snapshotter: interrupted; {places[1]} is what it was", err=True)
         raise click.Abort
     conversion, sampled = done
     if sampled is not None:
-        if values["record_out"] is not None:
-            _write_record(values["record_out"], sampled, conversion)
         # What the program itself wrote is read and in no layer: not worth a word for each.
         conversion = replace(conversion, images=tuple(replace(image, missing=()) for image in conversion.images))
     seconds = time.monotonic() - started
-    conclude(conversion, places[1], seconds, as_json=as_json, more={"sample": _as_json(sampled)})
+    conclude(conversion, places[1], seconds, as_json=as_json, more={"sample": sample_json(sampled)})
 
 
 def _request(source: str, options: ConvertOptions, values: Mapping[str, Any]) -> Request:
@@ -124,73 +123,21 @@ async def _optimize(work: _Work) -> tuple[Conversion, Sampled | None] | None:
             with working_directory(work.options.scratch) as directory:
                 blobs = KeptBlobs(source, directory)
                 containerd, namespace = work.access.containerd, work.access.namespace
-                voice = Voice(_note, watched)
+                voice = Voice(note, watched)
                 sampled = await sample_image(containerd, namespace, blobs, directory, work.request, voice)
-                _tell(sampled, work.request.watching.line)
+                tell_end(sampled, work.request.watching.line)
+                # Whatever becomes of the conversion, the run need not be done again. Which layers have the files it finds out.
+                work.record(records_of(sampled))
                 prefetch = [literal(path) for path in sampled.paths]
                 options = replace(work.options, prefetch=prefetch, scratch=directory)
                 with watched() as watcher:
                     conversion = await convert(blobs, target, options, watcher)
-                _tell_platforms(conversion, sampled, work.request)
+                work.record(records_of(sampled, conversion))
+                tell_files(conversion, sampled)
                 return conversion, sampled
 
-    return await heeding(do)
-
-
-def _note(sentence: str) -> None:
-    click.echo(f"snapshotter: {printable(sentence)}", err=True)
-
-
-def _tell(sampled: Sampled, line: str) -> None:
-    sample = sampled.sample
-    _note(f"{len(sampled.paths)} files were read in {sample.seconds:.1f} s, until {sample.ending.value}")
-    if line and sample.ending in (Ending.EXIT, Ending.PERIOD):
-        _note(f"no line of its standard output had {line!r} in it")
-    if sample.ending is Ending.EXIT and sample.exit_status != 0:
-        _note(
-            f"the program ended with exit code {sample.exit_status}; what it read until then is used. If it should have "
-            "gone on, see what it said, and give it what it needs (--args, --env, --mount, --net-host)"
-        )
-    if sample.lost:
-        _note(
-            f"{sample.lost} accesses or more could not be noted, so files may be missing: run this again on an idler machine"
-        )
-
-
-def _as_json(sampled: Sampled | None) -> dict[str, Any] | None:
-    if sampled is None:
-        return None
-    sample = sampled.sample
-    return {
-        "manifest_digest": sampled.manifest_digest,
-        "files": list(map(printable, sampled.paths)),
-        "seconds": round(sample.seconds, 3),
-        "ended_by": sample.ending.name.lower(),
-        "exit_status": sample.exit_status,
-        "lost": sample.lost,
-    }
-
-
-def _tell_platforms(conversion: Conversion, sampled: Sampled, request: Request) -> None:
-    others = [image for image in conversion.images if image.source_digest != sampled.manifest_digest]
-    for image in others:
-        known = sum(map(len, image.front))
-        _note(
-            f"only the image for {request.host} was run; the one for {image.platform} has the same list in front where it "
-            f"has these files: {known}"
-        )
+    return await heeding(do, lambda: note("stopping …"))
 
 
 def _record(file: Any) -> Sequence[Recorded]:
     return parse_record(file.read(RECORD_MAX + 1))
-
-
-def _write_record(path: Path, sampled: Sampled, conversion: Conversion) -> None:
-    """Write what was read, under the digest of the image that ran; if that was converted, what is in a layer, with its number."""
-    records = [Recorded(name, sampled.manifest_digest) for name in sampled.paths]
-    for image in conversion.images:
-        if image.source_digest == sampled.manifest_digest:
-            layers = {name: number for number, names in enumerate(image.front) for name in names}
-            records = [replace(one, layer_index=layers[one.path]) for one in records if one.path in layers]
-    with disk_errors(path):
-        path.write_bytes(format_record(records))

@@ -215,6 +215,27 @@ def test_program_has_our_terminal_with_its_size_and_gives_it_back(place: Node) -
         os.close(theirs)
 
 
+def test_full_screen_of_a_program_that_the_period_ends_is_left(place: Node) -> None:
+    ours, theirs = pty.openpty()
+    program = json.dumps([f"/{SHELL}", "-c", rf"printf '\033[?1049h\033[?25lfull'; /{SLEEPER} sleep 1000"])
+    options = ("-t", "-i", "--period", "0.5", "--entrypoint", program, "--args", "[]")
+    # What it says goes to the terminal, though our standard output is none.
+    process = begin(place, *options, stdin=theirs, stderr=theirs)
+    try:
+        shown = read_until(ours, "snapshotter: watched for", process)
+        assert "\x1b[?1049h\x1b[?25lfull\x1b[?1049l\x1b[?25h\x1b[0m\r\nsnapshotter: watched for" in shown
+        while process.poll() is None:
+            if select.select([ours], [], [], 0.2)[0]:
+                os.read(ours, 4096)
+        code, out, _ = end(process)
+        assert (code, out.partition("@")[0]) == (0, place.reference(TARGET))
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(ours)
+        os.close(theirs)
+
+
 # In quotes, so that the command's own words about what it runs are something else.
 SIZES = """echo 'be''gun'; while read -r line; do stty size; case $(stty size) in '44 88') exit;; esac; done"""
 

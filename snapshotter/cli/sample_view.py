@@ -1,8 +1,7 @@
 """How a sample run looks: sentences on standard error, and what the JSON says of it."""
 
+import sys
 from typing import Any
-
-import click
 
 from snapshotter.cli.show import printable
 from snapshotter.image.convert.conversion import Conversion
@@ -13,7 +12,8 @@ from snapshotter.image.optimize.sampling import Ending
 
 def note(sentence: str) -> None:
     """Say something to whoever waits."""
-    click.echo(f"snapshotter: {printable(sentence)}", err=True)
+    # Not click's echo, which writes past what puts words above bars.
+    sys.stderr.write(f"snapshotter: {printable(sentence)}\n")
 
 
 def tell_end(sampled: Sampled, line: str) -> None:

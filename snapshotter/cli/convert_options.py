@@ -16,7 +16,7 @@ from snapshotter.cli.options import (
     parse_platform,
     size_option,
 )
-from snapshotter.cli.show import printable
+from snapshotter.cli.printing import printable
 from snapshotter.config import load
 from snapshotter.config_values import show_size
 from snapshotter.containerd.client import checked_namespace

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from snapshotter.cli.show import human, print_json, printable
+from snapshotter.cli.printing import printable
+from snapshotter.cli.show import human, print_json
 from snapshotter.image.convert.conversion import Conversion, ConvertedImage
 from snapshotter.image.convert.layers import ConvertedLayer, Watcher
 from snapshotter.image.places.ends import OnProgress

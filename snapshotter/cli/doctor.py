@@ -15,6 +15,7 @@ import click
 from snapshotter.cli import show
 from snapshotter.cli.connection import daemon
 from snapshotter.cli.options import AbsolutePath, daemon_options
+from snapshotter.cli.printing import printable
 from snapshotter.config import Config, load
 from snapshotter.errors import ConfigError
 
@@ -198,7 +199,7 @@ def _print(console: "Console", mark: str, finding: "Finding") -> None:
 
     width = min(console.width, WIDEST) if console.width != show.UNBOUNDED_WIDTH else show.UNBOUNDED_WIDTH
     indent = " " * (NAME_WIDTH + 5)
-    name = show.printable(finding.name)
+    name = printable(finding.name)
     head = f"  {mark} {name:<{NAME_WIDTH}} "
     style = STYLES[finding.verdict]
     first = indent
@@ -218,7 +219,7 @@ def _print(console: "Console", mark: str, finding: "Finding") -> None:
 
 
 def _wrapped(text: str, first: str, later: str, width: int) -> list[str]:
-    clean = show.printable(" ".join(text.split()))
+    clean = printable(" ".join(text.split()))
     lines = textwrap.wrap(clean, width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)
     return [line.rstrip() for line in lines]
 

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from snapshotter.cli import show
+from snapshotter.cli.printing import printable
 from snapshotter.format.footer import Flavor
 from snapshotter.image.convert.twins import COMPRESSED_BY_ZSTD
 from snapshotter.image.inspect.contents import Row, SizedDirectory, SizedFile, is_first
@@ -89,7 +90,7 @@ def _image(console: Console, found: Inspection, image: ImageLook, *, files: bool
 
 def _facts(console: Console, facts: Sequence[tuple[str, str]]) -> None:
     for key, value in facts:
-        _line(console, Text(f"{key:<{_WIDEST_FACT}}  ", style="dim").append(show.printable(value), style="not dim"))
+        _line(console, Text(f"{key:<{_WIDEST_FACT}}  ", style="dim").append(printable(value), style="not dim"))
 
 
 def _line(console: Console, text: Text, indent: int = 0) -> None:
@@ -194,9 +195,9 @@ def _entries(layer: LayerLook, console: Console) -> None:
         when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(row.mtime_ns // 10**9))
         size = f"{row.device[0]},{row.device[1]}" if row.type in ("char", "block") else str(row.size)
         owner = f"{row.uid}/{row.gid}"
-        line = f"{mark}{_rights(row)} {owner:<11} {size:>10} {when} {offset:>11} {show.printable(row.name)}"
+        line = f"{mark}{_rights(row)} {owner:<11} {size:>10} {when} {offset:>11} {printable(row.name)}"
         if row.link_name:
-            line += f" {'link to' if row.type == 'hardlink' else '->'} {show.printable(row.link_name)}"
+            line += f" {'link to' if row.type == 'hardlink' else '->'} {printable(row.link_name)}"
         console.print(Text(line), soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ import click
 
 from snapshotter import __version__
 from snapshotter.cli.lazy_group import LazyGroup, Place
+from snapshotter.cli.printing import printable
 from snapshotter.errors import SnapshotterError
 
 COMMANDS = {
@@ -116,8 +117,6 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _complain(message: str) -> None:
-    from snapshotter.cli.show import printable  # noqa: PLC0415 (imports more than a command that works needs)
-
     # It may quote an image, a registry or a file; what these say must not move a terminal's cursor.
     shown = "\n".join(map(printable, message.split("\n")))
     click.echo(f"snapshotter: {shown}", err=True)

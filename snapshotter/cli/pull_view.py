@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from snapshotter.cli.show import brief, cell, human, printable, share, short
+from snapshotter.cli.printing import printable
+from snapshotter.cli.show import brief, cell, human, share, short
 from snapshotter.image.pull.pulling import Pulled
 from snapshotter.image.pull.rows import ENDS, LayerRow, LayerState, Watcher
 

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from snapshotter.cli.show import printable
+from snapshotter.cli.printing import printable
 from snapshotter.image.convert.conversion import Conversion
 from snapshotter.image.convert.prefetch import literal
 from snapshotter.image.optimize.running import Sampled

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from snapshotter.cli.printing import printable
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -86,11 +88,6 @@ def share(part: int, whole: int) -> str:
 def short(digest: str) -> str:
     """Return the first twelve digits of a digest, as other container tools show it."""
     return printable(digest.partition(":")[2] or digest)[:12]
-
-
-def printable(text: str) -> str:
-    """Return `text` with whatever could steer a terminal escaped: an image's names are its author's words."""
-    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
 
 
 def brief(text: str) -> str:

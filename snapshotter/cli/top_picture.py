@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from snapshotter.cli import show
+from snapshotter.cli.printing import printable
 
 if TYPE_CHECKING:
     from snapshotter.api import control_pb2 as pb
@@ -119,11 +120,11 @@ def _seconds(ns: int) -> str:
 
 
 def _labelled(name: str, text: str) -> Text:
-    return Text.assemble((name.ljust(LABEL_WIDTH), "bold"), show.printable(text), no_wrap=True, overflow="ellipsis")
+    return Text.assemble((name.ljust(LABEL_WIDTH), "bold"), printable(text), no_wrap=True, overflow="ellipsis")
 
 
 def _line(text: str, style: str) -> Text:
-    return Text(show.printable(text), style=style, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _table(waits: "list[pb.Wait]", width: int) -> Table:
@@ -150,11 +151,11 @@ def _table(waits: "list[pb.Wait]", width: int) -> Table:
             "WAITS": _seconds(wait.waited_ns),
             "CONTAINER": name,
             "PID": str(wait.pid),
-            "PROCESS": show.printable(wait.process),
+            "PROCESS": printable(wait.process),
             "FOR": "open" if show.plain(wait)["kind"] == "lookup" else "read",
             "FILE": file,
             "LAYER": show.short(wait.layer),
-            "IMAGE": show.printable(wait.image),
+            "IMAGE": printable(wait.image),
         }
         table.add_row(*(Text(_end_of(row[title], size)) for title, size in columns.items()))
     return table
@@ -167,12 +168,12 @@ def _widest(texts: list[str], most: int) -> int:
 def _container(wait: "pb.Wait") -> str:
     """How people call a container: as Kubernetes does, else its id, cut short if it is a digest's length."""
     if wait.container_name:
-        return show.printable(wait.container_name)
-    return show.brief(show.printable(wait.container)) or "-"
+        return printable(wait.container_name)
+    return show.brief(printable(wait.container)) or "-"
 
 
 def _file(wait: "pb.Wait") -> str:
-    return show.printable(wait.path) + ("" if wait.path_seen else " (or equal file)")
+    return printable(wait.path) + ("" if wait.path_seen else " (or equal file)")
 
 
 def _end_of(text: str, width: int) -> str:

@@ -81,7 +81,7 @@ def optimize_command(*, source: str, destination: str, as_json: bool, **values: 
     with record_out(values["record_out"]) as record:
         done = trio.run(_optimize, _Work(places, access, options, request, record, as_json))
     if done is None:
-        click.echo(f"snapshotter: interrupted; {places[1]} is what it was", err=True)
+        click.echo(f"snapshotter: interrupted; {places[1]} was not changed", err=True)
         raise click.Abort
     conversion, sampled = done
     if sampled is not None:

@@ -191,7 +191,7 @@ static void execute(const char *program) {
     pid_t child = vfork();
     if (!child) {
         execl(program, program, "nothing", NULL);
-        _exit(100 + errno % 100);
+        _exit(100 + errno);
     }
     if (child < 0 || waitpid(child, &status, 0) < 0 || status)
         fault("exec", program, WIFSIGNALED(status) ? "signal" : strerrorname_np(WEXITSTATUS(status) - 100));

@@ -217,8 +217,8 @@ def test_layers_are_filled_again_when_there_is_room_for_what_has_left(
             await trio.sleep(0.2)
             assert it.store.usage().used == 0
             room = True
-            await until(lambda: one.record.complete)
-            assert it.state.layer(one.number).complete
+            # On disk a moment after it is so in memory.
+            await until(lambda: one.record.complete and it.state.layer(one.number).complete)
             assert content_path(it, content_name(one, "large")).exists()
 
     run(main)

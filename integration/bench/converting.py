@@ -107,7 +107,10 @@ def _convert(ctr: Ctr, command: Sequence[str], result: Converted) -> float:
         run(command)
         took = time.perf_counter() - began
     digest = next(line.split()[2] for line in ctr("images", "ls").splitlines() if line.startswith(TARGET))
-    result.size = sum(layer["size"] for layer in json.loads(ctr("content", "get", digest))["layers"])
+    document = json.loads(ctr("content", "get", digest))
+    if "manifests" in document:  # of the same blobs, one for each family of tools
+        document = json.loads(ctr("content", "get", document["manifests"][0]["digest"]))
+    result.size = sum(layer["size"] for layer in document["layers"])
     ctr("images", "rm", "--sync", TARGET)
     return took
 

@@ -125,7 +125,7 @@ class Workshop:
         scratch = self._scratch / str(number)
         with disk_errors(scratch):
             scratch.mkdir()
-        if self._may_stay:
+        if self._reuse:
             work.reused = await vouched_table(work.source, source, self._options.compression)
             if work.reused is not None:
                 work.entries = await trio.to_thread.run_sync(entries_of, work.reused)
@@ -178,11 +178,6 @@ class Workshop:
                 stored = await target.put_blob(layer.descriptor, path, advance)
         self._watcher.layer_done(number, count, layer, stored=stored)
 
-    @property
-    def _may_stay(self) -> bool:
-        # A table outside of its blob lies in an image that nobody names here.
-        return self._reuse and not self._options.external_toc
-
     async def _fetch_blob(self, number: int, work: LayerWork, source: Source) -> Path:
         with self._watcher.working(f"fetch layer {number}", work.source.size) as advance:
             work.blob = await source.blob_file(work.source, self._scratch / str(number), advance)
@@ -203,7 +198,7 @@ class Workshop:
             except NotLazy as fault:
                 work.keep(fault)
                 return
-            if self._may_stay and not work.lacks_directories:
+            if self._reuse and not work.lacks_directories:
                 work.reused = table_in(work.blob, work.source, self._options.compression, work.entries, tar)
 
     def _write(self, work: LayerWork, prioritised: Sequence[str], advance: OnProgress) -> WrittenLayer:

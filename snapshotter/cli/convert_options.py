@@ -13,7 +13,7 @@ from snapshotter.cli.options import (
     containerd_option,
     json_option,
     namespace_option,
-    parse_platform,
+    platforms_of,
     size_option,
 )
 from snapshotter.cli.printing import printable
@@ -160,8 +160,7 @@ def conversion_of(values: Mapping[str, Any]) -> ConvertOptions:
     Raises:
         ConfigError: they contradict each other.
     """
-    if values["platform_texts"] and values["all_platforms"]:
-        raise ConfigError("--platform and --all-platforms exclude each other")
+    platforms = platforms_of(values["platform_texts"], all_platforms=values["all_platforms"])
     if values["reuse"] and values["external_toc"]:
         raise ConfigError(
             "--reuse and --external-toc exclude each other: nothing says where the tables of layers are that have them outside"
@@ -175,7 +174,7 @@ def conversion_of(values: Mapping[str, Any]) -> ConvertOptions:
     prefetch = values["prefetch_list"]
     return ConvertOptions(
         host=host_platform(platform.machine()),
-        platforms=tuple(dict.fromkeys(map(parse_platform, values["platform_texts"]))),
+        platforms=platforms,
         all_platforms=values["all_platforms"],
         prefetch=parse_prefetch_list(prefetch.read()) if prefetch else None,
         reuse=values["reuse"],

@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -81,6 +81,12 @@ def watching(*, quiet: bool) -> Iterator[Watcher]:
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
     with Progress(*columns, console=console, transient=True) as bars:
         yield _Shown(bars, quiet=False)
+
+
+def interrupted(target: Location) -> NoReturn:
+    """Say that a signal came before the target had its name, and end."""
+    click.echo(f"snapshotter: interrupted; {target} was not changed", err=True)
+    raise click.Abort
 
 
 def conclude(

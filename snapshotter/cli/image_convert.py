@@ -7,7 +7,7 @@ import click
 import trio
 
 from snapshotter.cli.convert_options import access_of, conversion_of, conversion_options, target_of
-from snapshotter.cli.convert_view import conclude, watching
+from snapshotter.cli.convert_view import conclude, interrupted, watching
 from snapshotter.cli.heeding import heeding
 from snapshotter.image.convert.conversion import Conversion, ConvertOptions, convert
 from snapshotter.image.convert.layers import Watcher
@@ -36,8 +36,7 @@ def convert_command(*, source: str, destination: str, as_json: bool, **values: A
     with watching(quiet=as_json) as watcher:
         conversion = trio.run(_convert, places, access, options, watcher)
     if conversion is None:
-        click.echo(f"snapshotter: interrupted; {places[1]} was not changed", err=True)
-        raise click.Abort
+        interrupted(places[1])
     conclude(conversion, places[1], time.monotonic() - started, as_json=as_json)
 
 

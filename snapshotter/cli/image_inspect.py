@@ -11,7 +11,7 @@ from snapshotter.cli.convert_options import access_of, access_options
 from snapshotter.cli.heeding import heeding
 from snapshotter.cli.inspect_view import as_json as json_of
 from snapshotter.cli.inspect_view import show_inspection
-from snapshotter.cli.options import json_option, parse_platform
+from snapshotter.cli.options import json_option, platforms_of
 from snapshotter.cli.show import print_json
 from snapshotter.errors import ConfigError, NotFound
 from snapshotter.image.inspect.inspection import ImageLook, Inspection, InspectOptions, inspect
@@ -82,14 +82,13 @@ def inspect_command(
 
     Of each layer nothing but the end is fetched, where its table of contents is.
     """
-    if platform_texts and all_platforms:
-        raise ConfigError("--platform and --all-platforms exclude each other")
+    platforms = platforms_of(platform_texts, all_platforms=all_platforms)
     if toc_of is not None and (as_json or files):
         raise ConfigError("--toc prints the table of contents alone: leave --json and --files out")
     location, access = parse_location(image), access_of(values)
     options = InspectOptions(
         host=host_platform(platform.machine()),
-        platforms=tuple(dict.fromkeys(map(parse_platform, platform_texts))),
+        platforms=platforms,
         all_platforms=all_platforms,
         top=top,
         whole=files or toc_of is not None,

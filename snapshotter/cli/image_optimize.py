@@ -10,7 +10,7 @@ import click
 import trio
 
 from snapshotter.cli.convert_options import access_of, conversion_of, conversion_options, target_of
-from snapshotter.cli.convert_view import conclude, watching
+from snapshotter.cli.convert_view import conclude, interrupted, watching
 from snapshotter.cli.heeding import heeding
 from snapshotter.cli.image_convert import PLACES
 from snapshotter.cli.record_out import Write, record_out, records_of
@@ -81,8 +81,7 @@ def optimize_command(*, source: str, destination: str, as_json: bool, **values: 
     with record_out(values["record_out"]) as record:
         done = trio.run(_optimize, _Work(places, access, options, request, record, as_json))
     if done is None:
-        click.echo(f"snapshotter: interrupted; {places[1]} was not changed", err=True)
-        raise click.Abort
+        interrupted(places[1])
     conversion, sampled = done
     if sampled is not None:
         # What the program itself wrote is read and in no layer: not worth a word for each.

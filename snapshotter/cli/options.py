@@ -1,7 +1,7 @@
 """Options that several commands share. The command line outranks the environment, and that the configuration file."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,6 +96,17 @@ def size_option(_context: click.Context, _option: click.Parameter, value: str) -
         return parse_size(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r} must be {error}") from None
+
+
+def platforms_of(texts: Sequence[str], *, all_platforms: bool) -> tuple[Platform, ...]:
+    """The platforms that --platform, given several times, asks for beside --all-platforms.
+
+    Raises:
+        ConfigError: one is none, or both were given.
+    """
+    if texts and all_platforms:
+        raise ConfigError("--platform and --all-platforms exclude each other")
+    return tuple(dict.fromkeys(map(parse_platform, texts)))
 
 
 def parse_platform(text: str) -> Platform:

@@ -1,12 +1,12 @@
 """The JSON of a converted image: configuration, manifest and index, made from those of its source. Pure."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from snapshotter.errors import FormatError
+from snapshotter.format.digest import digest_of
 from snapshotter.format.writer.write import WrittenLayer
 from snapshotter.registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor
 
@@ -91,7 +91,7 @@ def kept_descriptor(source: Descriptor, found: Mapping[str, str] | None = None) 
 
 def described(raw: bytes, media_type: str, annotations: Mapping[str, str] | None = None) -> Descriptor:
     """Return the descriptor of a blob that is in memory."""
-    return Descriptor(media_type, f"sha256:{hashlib.sha256(raw).hexdigest()}", len(raw), annotations or {})
+    return Descriptor(media_type, digest_of(raw), len(raw), annotations or {})
 
 
 def manifest_json(config: Descriptor, layers: Sequence[Descriptor], annotations: Mapping[str, str]) -> bytes:

@@ -5,7 +5,6 @@ containerd-contract 3.1.
 """
 
 import base64
-import hashlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from itertools import accumulate
 
 from snapshotter.containerd.snapshots import REMOTE
 from snapshotter.errors import ConfigError
+from snapshotter.format.digest import digest_of
 from snapshotter.image.documents import LAYERS
 from snapshotter.registry.manifest import (
     DOCKER_MANIFEST,
@@ -43,11 +43,7 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
 
     Source: OCI Image Specification 1.1, config.md, layer ChainID.
     """
-    return list(
-        accumulate(
-            diff_ids, lambda below, diff_id: f"sha256:{hashlib.sha256(f'{below} {diff_id}'.encode()).hexdigest()}"
-        )
-    )
+    return list(accumulate(diff_ids, lambda below, diff_id: digest_of(f"{below} {diff_id}".encode())))
 
 
 def extraction_key(chain_id: str) -> str:

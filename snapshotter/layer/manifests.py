@@ -1,6 +1,5 @@
 """Manifests: fetched once for an image, verified, and kept on disk as they came."""
 
-import hashlib
 import logging
 import os
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 import trio
 
 from snapshotter.errors import FormatError, NotLazy, Reason
+from snapshotter.format.digest import digest_of
 from snapshotter.layer.sources import RegistryAccess
 from snapshotter.registry.manifest import ImageIndex, ImageManifest, Manifest, choose_platform, parse_manifest
 from snapshotter.registry.platform import host_platform
@@ -23,11 +23,6 @@ INDEX_DEPTH = 3
 
 LocalContent = Callable[[str, str], bytes | None]
 """(containerd namespace, digest) to bytes that containerd has, unchecked; blocks for seconds at most."""
-
-
-def digest_of(raw: bytes) -> str:
-    """`sha256:<hex>` of some bytes."""
-    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

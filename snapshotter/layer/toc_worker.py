@@ -7,7 +7,6 @@ A job names the file with the compressed TOC section as it came from the blob, t
 go. The worker inflates, verifies, checks and writes; it answers with a summary, or with a reason and a sentence.
 """
 
-import hashlib
 import os
 import resource
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from snapshotter.errors import FormatError, NotLazy, Reason, SnapshotterError
-from snapshotter.format.digest import parse_digest
+from snapshotter.format.digest import digest_of, parse_digest
 from snapshotter.format.erofs import write_image
 from snapshotter.format.footer import Codec, Flavor, Footer, toc_json
 from snapshotter.format.index import INDEX_REVISION, BuildOptions, Index
@@ -44,7 +43,7 @@ MEMORY_MAX = 8 << 30
 def run_job(job: Job) -> Done:
     """Do one job; both files are in place, durably, when it returns. Raises SnapshotterError, OSError."""
     plain = _plain_json(job)
-    toc_digest = f"sha256:{hashlib.sha256(plain).hexdigest()}"
+    toc_digest = digest_of(plain)
     if job.toc_digest is not None and toc_digest != job.toc_digest:
         raise NotLazy(
             Reason.TOC_MISMATCH,
@@ -84,7 +83,7 @@ def _plain_json(job: Job) -> bytes:
     section = Path(job.section).read_bytes()
     if not job.flavor:
         return inflate(Codec.ZSTD, section, TOC_RAW)
-    if job.section_digest is not None and f"sha256:{hashlib.sha256(section).hexdigest()}" != job.section_digest:
+    if job.section_digest is not None and digest_of(section) != job.section_digest:
         raise NotLazy(
             Reason.TOC_MISMATCH,
             f"the compressed TOC of layer {job.layer_digest} does not have the checksum {job.section_digest} "

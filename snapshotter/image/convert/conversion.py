@@ -109,14 +109,15 @@ async def _convert(source: Source, target: Target, options: ConvertOptions, watc
     image, raw = done[chosen[0].descriptor.digest]
     descriptor = image.descriptor
     entries = _entries(chosen, done)
-    twins = [twin for entry in entries if (twin := twin_of(_raw_of(entry, done), entry)) is not None]
+    twins = [twin for entry, manifest in entries if (twin := twin_of(manifest, entry)) is not None]
     if twins or len(options.platforms) > 1 or (options.all_platforms and isinstance(document, ImageIndex)):
         for image, raw in done.values():
             await target.put_manifest(raw, image.descriptor)
         for twin in twins:
             await target.put_manifest(twin.raw, twin.descriptor)
         annotations = document.annotations if isinstance(document, ImageIndex) else {}
-        raw = documents.index_json([*entries, *(twin.descriptor for twin in twins)], annotations)
+        named = [*(entry for entry, _ in entries), *(twin.descriptor for twin in twins)]
+        raw = documents.index_json(named, annotations)
         descriptor = documents.described(raw, OCI_INDEX)
     # Directly before the name: an image that had it keeps its tables of contents until then.
     tocs = await store_tocs([layer for image in images for layer in image.layers], target)
@@ -124,18 +125,16 @@ async def _convert(source: Source, target: Target, options: ConvertOptions, watc
     return Conversion(descriptor, tuple(images), tuple(left_out), tocs)
 
 
-def _entries(chosen: Sequence[Chosen], done: Mapping[str, tuple[ConvertedImage, bytes]]) -> list[Descriptor]:
-    """The index of the converted images: a line for each platform that the source lists."""
-    entries: dict[tuple[str, Platform], Descriptor] = {}
+def _entries(
+    chosen: Sequence[Chosen], done: Mapping[str, tuple[ConvertedImage, bytes]]
+) -> list[tuple[Descriptor, bytes]]:
+    """The index of the converted images, with their manifests: a line for each platform that the source lists."""
+    entries: dict[tuple[str, Platform], tuple[Descriptor, bytes]] = {}
     for one in chosen:
-        image, _ = done[one.descriptor.digest]
+        image, raw = done[one.descriptor.digest]
         platform = one.descriptor.platform or image.platform
-        entries[image.descriptor.digest, platform] = replace(image.descriptor, platform=platform)
+        entries[image.descriptor.digest, platform] = replace(image.descriptor, platform=platform), raw
     return list(entries.values())
-
-
-def _raw_of(entry: Descriptor, done: Mapping[str, tuple[ConvertedImage, bytes]]) -> bytes:
-    return next(raw for image, raw in done.values() if image.descriptor.digest == entry.digest)
 
 
 async def _convert_image(

@@ -1,6 +1,5 @@
 """A layer's table of contents, read from the end of its blob and judged as the daemon would; the rest of the blob is never read."""
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Self
@@ -8,7 +7,7 @@ from typing import Self
 import trio
 
 from snapshotter.errors import BlobMissing, FormatError, NotLazy, RangeUnsupported, Reason, SnapshotterError
-from snapshotter.format.digest import parse_digest
+from snapshotter.format.digest import digest_of, parse_digest
 from snapshotter.format.footer import (
     Flavor,
     Footer,
@@ -121,7 +120,7 @@ async def _read(layer: Descriptor, start: int, size: int, read: ReadRange) -> by
 def _judged(layer: Descriptor, footer: Footer, section: bytes) -> tuple[Toc, SnapshotterError | None]:
     """The table, and what keeps it from being mounted. Raises FormatError: it is not sound."""
     document = toc_json(footer, section)
-    digest = f"sha256:{hashlib.sha256(document).hexdigest()}"
+    digest = digest_of(document)
     fault: SnapshotterError | None = None
     agrees: bool | None = None
     try:
@@ -129,7 +128,7 @@ def _judged(layer: Descriptor, footer: Footer, section: bytes) -> tuple[Toc, Sna
     except NotLazy as error:
         fault = error
     else:
-        compressed = f"sha256:{hashlib.sha256(section).hexdigest()}"
+        compressed = digest_of(section)
         agrees = anchor.toc_digest in (None, digest) and anchor.section_digest in (None, compressed)
         if not agrees:
             promised = anchor.toc_digest if anchor.toc_digest not in (None, digest) else anchor.section_digest

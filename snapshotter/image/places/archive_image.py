@@ -7,7 +7,8 @@ from pathlib import Path
 import trio
 
 from snapshotter.errors import BlobMissing, FormatError, IntegrityError, NotFound
-from snapshotter.image.documents import parse_config
+from snapshotter.format.digest import digest_of
+from snapshotter.image.documents import described, parse_config
 from snapshotter.image.places import docker_manifest, layout_index
 from snapshotter.image.places.archive_file import ArchiveFile, Member
 from snapshotter.image.places.disk import disk_errors
@@ -129,7 +130,7 @@ def _docker_image(archive: ArchiveFile, name: Reference | None) -> ArchiveImage:
             f"{where}: the image has {len(image.layers)} layers; no container can have more than {LAYERS_MAX}"
         )
     raw = archive.document(image.config, DOCUMENT_MAX)
-    config = docker_manifest.config_descriptor(f"sha256:{hashlib.sha256(raw).hexdigest()}", len(raw))
+    config = docker_manifest.config_descriptor(digest_of(raw), len(raw))
     if (top := _own_manifest(archive, config.digest)) is not None:
         return ArchiveImage(archive, top, {}, {})
     made, named, layers = {config.digest: raw}, {}, []
@@ -144,7 +145,7 @@ def _docker_image(archive: ArchiveFile, name: Reference | None) -> ArchiveImage:
         layers.append(known[member])
         named[known[member].digest] = member
     manifest = docker_manifest.manifest_for(config, layers)
-    top = Descriptor(DOCKER_MANIFEST, f"sha256:{hashlib.sha256(manifest).hexdigest()}", len(manifest))
+    top = described(manifest, DOCKER_MANIFEST)
     parse_manifest(manifest, DOCKER_MANIFEST)  # the archive's words are in it
     made[top.digest] = manifest
     return ArchiveImage(archive, top, made, named)

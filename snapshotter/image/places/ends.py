@@ -1,11 +1,11 @@
 """What converting asks of the place an image comes from, and of the place it goes to."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from snapshotter.errors import FormatError, IntegrityError
+from snapshotter.format.digest import digest_of
 from snapshotter.registry.manifest import Descriptor, Manifest
 
 DOCUMENT_MAX = 8 << 20
@@ -65,6 +65,6 @@ async def checked_document(source: Source, descriptor: Descriptor, where: str) -
     if descriptor.size > DOCUMENT_MAX:
         raise FormatError(f"{descriptor.digest} in {where} has {descriptor.size} bytes; the limit is 8 MiB")
     raw = await source.read_range(descriptor, 0, descriptor.size)
-    if f"sha256:{hashlib.sha256(raw).hexdigest()}" != descriptor.digest:
+    if digest_of(raw) != descriptor.digest:
         raise IntegrityError(f"{descriptor.digest} in {where} does not have that digest; copy the image there again")
     return raw

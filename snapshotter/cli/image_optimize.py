@@ -27,12 +27,12 @@ from snapshotter.cli.sample_view import note, sample_json, tell_end, tell_files
 from snapshotter.image.convert.conversion import Conversion, ConvertOptions, convert
 from snapshotter.image.convert.layers import Watcher
 from snapshotter.image.convert.prefetch import literal
-from snapshotter.image.optimize.abandoned import working_directory
 from snapshotter.image.optimize.kept_blobs import KeptBlobs
 from snapshotter.image.optimize.record_file import RECORD_MAX, Recorded, parse_record
 from snapshotter.image.optimize.running import Request, Sampled, Voice, sample_image
 from snapshotter.image.places.location import Location, parse_location
 from snapshotter.image.places.opening import Access, open_places
+from snapshotter.image.scratch import scratch_directory
 
 EPILOG = f"""{PLACES}
 \b
@@ -119,7 +119,7 @@ async def _optimize(work: _Work) -> tuple[Conversion, Sampled | None] | None:
                 with watched() as watcher:
                     return await convert(source, target, work.options, watcher), None
             # What the conversion needs lies in there, too: a killed command's room comes back with the next one.
-            with working_directory(work.options.scratch) as directory:
+            with scratch_directory(work.options.scratch) as directory:
                 blobs = KeptBlobs(source, directory)
                 containerd, namespace = work.access.containerd, work.access.namespace
                 voice = Voice(note, watched)

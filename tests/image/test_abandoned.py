@@ -2,12 +2,10 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from snapshotter.errors import NotFound
-from snapshotter.image.optimize.abandoned import is_gone, own_mark, working_directory
+from snapshotter.image.optimize.abandoned import is_gone, own_mark
 
 
 def changed(number: int, word: str) -> str:
@@ -38,25 +36,3 @@ def test_id_that_another_process_has_now_does_not_hide_that_the_first_is_gone() 
 )
 def test_mark_that_is_none_is_left_alone(mark: str) -> None:
     assert not is_gone(mark)
-
-
-def test_directory_of_a_killed_command_goes_with_the_next_one_and_no_other_does(tmp_path: Path) -> None:
-    killed, running, unmarked, foreign = (tmp_path / name for name in ("optimize-1", "optimize-2", "optimize-3", "x"))
-    for folder, mark in ((killed, changed(3, "1")), (running, own_mark()), (foreign, changed(3, "1"))):
-        folder.mkdir()
-        (folder / "owner").write_text(mark)
-        (folder / "blob").write_bytes(b"much")
-    unmarked.mkdir()
-    (tmp_path / "optimize-4").symlink_to(foreign)
-    with working_directory(tmp_path) as ours:
-        assert ours.name.startswith("optimize-")
-        assert not is_gone((ours / "owner").read_text())
-        assert ours.stat().st_mode & 0o777 == 0o700
-        left = {path.name for path in tmp_path.iterdir()} - {ours.name}
-    assert left == {"optimize-2", "optimize-3", "optimize-4", "x"}
-    assert not ours.exists()
-
-
-def test_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="none does not exist"), working_directory(tmp_path / "none"):
-        pass

@@ -1,15 +1,12 @@
 """What a run leaves whose command was killed: who finds it takes it away.
 
-Container, lease and directory carry a mark of the process that answers for them, so that nobody takes away what is in use.
+Container and lease carry a mark of the process that answers for them, so that nobody takes away what is in use. (Its scratch
+directory is locked: `scratch.py`.)
 """
 
 import os
-import shutil
 import signal
-import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -21,12 +18,8 @@ from snapshotter.containerd.snapshots import Snapshots
 from snapshotter.containerd.tasks import Task
 from snapshotter.errors import SnapshotterError
 from snapshotter.image.optimize.remnants import clear_remnants
-from snapshotter.image.places.disk import disk_errors
 
 OWNER = "estargz-snapshotter/sample-owner"
-
-_PREFIX = "optimize-"
-_OWNER_FILE = "owner"
 
 _PROC = Path("/proc")
 _BOOT = _PROC / "sys" / "kernel" / "random" / "boot_id"
@@ -35,24 +28,6 @@ _BOOT = _PROC / "sys" / "kernel" / "random" / "boot_id"
 def marked() -> dict[str, str]:
     """The labels of what this process answers for."""
     return {OWNER: own_mark()}
-
-
-@contextmanager
-def working_directory(parent: Path) -> Iterator[Path]:
-    """A private directory below `parent` for as long as the block runs; those that killed commands left there are removed.
-
-    Raises:
-        StoreError: it cannot be made.
-    """
-    with disk_errors(parent):
-        for name in os.listdir(parent):
-            if name.startswith(_PREFIX):
-                _remove_abandoned(parent / name)
-        made = tempfile.TemporaryDirectory(dir=parent, prefix=_PREFIX)
-    with made as path:
-        with disk_errors(parent):
-            Path(path, _OWNER_FILE).write_text(own_mark())
-        yield Path(path)
 
 
 def own_mark() -> str:
@@ -98,16 +73,6 @@ async def _end(client: Client, container: Recorded) -> None:
     await trio.to_thread.run_sync(clear_remnants, client.namespace, container.id)
     await containers.delete(client, container.id)
     await Snapshots(client, container.snapshotter).remove(container.snapshot_key)
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove a directory if it is this user's own and the process that made it is gone."""
-    try:
-        mine = stat.S_ISDIR(path.lstat().st_mode) and path.lstat().st_uid == os.geteuid()
-        if mine and is_gone((path / _OWNER_FILE).read_text()):
-            shutil.rmtree(path)
-    except (OSError, UnicodeDecodeError):
-        return  # without a mark, or another command is just removing it
 
 
 def _began(pid: int) -> str:

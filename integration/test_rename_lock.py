@@ -36,6 +36,8 @@ def test_daemon_starts_while_the_rename_lock_of_its_disk_waits_for_it(
     this = start_node(ALONE, plane="fuse", disk=DISK)
     box = this.start(this.pull(trial_image), "/bin/busybox", "sh", "-c", COPIER, NAME)
     wait_for(box.has_printed, "the container's first word")
+    # What it starts has its arguments until it is another program.
+    wait_for(lambda: len(this.processes(NAME)) == 1, "the shell to be alone")
     (pid,) = this.processes(NAME)
     one, two = this.daemon.root / "one", this.daemon.root / "two"
     one.mkdir()

@@ -140,6 +140,10 @@ class Ctr:
         for command in filter(None, commands.splitlines()):
             run(shlex.split(command))
 
+    def prepare(self, snapshotter: str, key: str) -> None:
+        """Make an active snapshot of nothing."""
+        self("snapshots", "--snapshotter", snapshotter, "prepare", key)
+
     def remove_snapshot(self, snapshotter: str, key: str) -> None:
         """Remove a snapshot."""
         self("snapshots", "--snapshotter", snapshotter, "rm", key)

@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -235,8 +235,14 @@ class Node:
         wait_for(self._is_served, "containerd's next word with the snapshotter", COLLECTION_TIMEOUT_S)
 
     def _is_served(self) -> bool:
+        ctr = self.ctr(CRI_NAMESPACE)
         try:
-            self.snapshots()
+            if not ctr.snapshots(self.snapshotter):
+                # Of a list that it keeps itself and finds empty containerd asks nobody.
+                key = f"asked-{next(self._numbers)}"
+                ctr.prepare(self.snapshotter, key)
+                with suppress(CommandFailed):  # collected already
+                    ctr.remove_snapshot(self.snapshotter, key)
         except CommandFailed:
             return False
         return True

@@ -97,6 +97,30 @@ def test_streams_go_both_ways_until_both_ends(tmp_path: Path, pipes: list[int]) 
     assert os.read(reader, 100) == b"ready\nlast words\n"
 
 
+def test_input_that_has_ended_before_the_shim_opens_its_end_is_not_lost(tmp_path: Path, pipes: list[int]) -> None:
+    source, writer, _, shown = pipes
+    os.write(writer, b"all there is")
+    os.close(writer)
+
+    async def run() -> None:
+        task = ToldTask()
+        stdio = open_stdio(tmp_path, Streams(source, shown, shown), LineWatch(""), terminal=False)
+        with trio.fail_after(SECOND_S):
+            async with trio.open_nursery() as nursery:
+                stdio.begin(nursery, cast(Task, task))
+                await trio.sleep(0.1)
+                assert not task.closed.is_set()
+                late = os.open(stdio.pipes.stdin, os.O_RDONLY | os.O_NONBLOCK)
+                await task.closed.wait()
+                assert os.read(late, 100) == b"all there is"
+                assert os.read(late, 100) == b""
+                os.close(late)
+                nursery.cancel_scope.cancel()
+        stdio.close()
+
+    trio.run(run)
+
+
 def test_output_that_nobody_takes_stops_nothing(tmp_path: Path, pipes: list[int]) -> None:
     _, _, reader, shown = pipes
     os.close(reader)

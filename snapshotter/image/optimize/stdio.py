@@ -1,5 +1,6 @@
 """A container's input and output: FIFOs that containerd's shim opens, carried to and from this process's own streams."""
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from snapshotter.image.optimize.terminal import Screen
 from snapshotter.image.places.disk import disk_errors
 
 _PIECE = 64 << 10
+_LOOK_S = 0.01
 _LINE_MAX = 1 << 20
 """How much of a line is kept to look for a text in it."""
 
@@ -56,7 +58,6 @@ class Stdio:
     pipes: Pipes
     _streams: Streams
     _watch: LineWatch
-    _input: int | None
     _outputs: dict[int, int]
     _screen: Screen
     _ended: trio.Event = field(default_factory=trio.Event)
@@ -68,8 +69,8 @@ class Stdio:
         self._running = len(self._outputs)
         for source, target in self._outputs.items():
             nursery.start_soon(self._carry_out, source, target, self._watch.stream())
-        if self._input is not None and self._streams.stdin is not None:
-            nursery.start_soon(self._carry_in, self._streams.stdin, self._input, task)
+        if self._streams.stdin is not None:
+            nursery.start_soon(self._carry_in, self._streams.stdin, task)
 
     async def drained(self) -> None:
         """Return when all that the container wrote has been passed on; the shim closes its ends at the task's deletion."""
@@ -82,9 +83,9 @@ class Stdio:
         for target in self._unended:
             _shown(target, b"\n")
         self._unended = set()
-        for fd in (*self._outputs, *([] if self._input is None else [self._input])):
+        for fd in self._outputs:
             os.close(fd)
-        self._outputs, self._input = {}, None
+        self._outputs = {}
 
     async def _carry_out(self, source: int, target: int, watch: Callable[[bytes], None]) -> None:
         shown = True
@@ -114,41 +115,56 @@ class Stdio:
         else:
             self._unended.add(target)
 
-    async def _carry_in(self, source: int, target: int, task: Task) -> None:
-        while data := await _read(source):
-            while data:
-                await trio.lowlevel.wait_writable(target)
-                with suppress(BlockingIOError):
-                    data = data[os.write(target, data) :]
-        os.close(target)
-        self._input = None
+    async def _carry_in(self, source: int, task: Task) -> None:
+        target = await _read_by_somebody(Path(self.pipes.stdin))
+        try:
+            while data := await _read(source):
+                while data:
+                    await trio.lowlevel.wait_writable(target)
+                    with suppress(BlockingIOError):
+                        data = data[os.write(target, data) :]
+        except BrokenPipeError:
+            return  # the container has ended
+        finally:
+            os.close(target)
         await task.close_stdin()
 
 
 def open_stdio(place: Path, streams: Streams, watch: LineWatch, *, terminal: bool) -> Stdio:
-    """Make FIFOs in the directory `place` and open our ends of them, so that neither side waits for the other.
+    """Make FIFOs in the directory `place` and open our ends of what comes out, so that neither side waits for the other.
 
     Raises:
         StoreError: no room, or no FIFOs there.
     """
     names = {"stdout": streams.stdout} if terminal else {"stdout": streams.stdout, "stderr": streams.stderr}
     outputs: dict[int, int] = {}
-    source: int | None = None
     with disk_errors(place):
         for name, target in names.items():
             os.mkfifo(place / name, 0o600)
             outputs[os.open(place / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)] = target
         if streams.stdin is not None:
             os.mkfifo(place / "stdin", 0o600)
-            # For reading as well: for writing alone it cannot be opened before somebody reads.
-            source = os.open(place / "stdin", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     pipes = Pipes(
-        stdin=str(place / "stdin") if source is not None else "",
+        stdin="" if streams.stdin is None else str(place / "stdin"),
         stdout=str(place / "stdout"),
         stderr="" if terminal else str(place / "stderr"),
         terminal=terminal,
     )
-    return Stdio(pipes, streams, watch, source, outputs, Screen())
+    return Stdio(pipes, streams, watch, outputs, Screen())
+
+
+async def _read_by_somebody(fifo: Path) -> int:
+    """A descriptor to write to a FIFO, once it is open for reading: what is written before is gone when we close it first.
+
+    The shim opens it some time after it has said that the task is there. Source: fifo(7).
+    """
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        await trio.sleep(_LOOK_S)
 
 
 async def _read(source: int) -> bytes:

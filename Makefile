@@ -22,7 +22,7 @@ export DIST_PYTHON
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build demo test test-long fuzz soak bench lint api docs lock install uninstall dist clean
+.PHONY: help setup setup-build demo test test-again test-long fuzz soak bench lint api docs lock install uninstall dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ demo: setup ## Pull an image lazily and whole, side by side; IMAGE=host/name:tag
 
 test: setup ## Unit, property, real-mount and containerd tests, short forms; JOBS files side by side
 	@$(BIN)/pytest -n $(JOBS) --dist loadfile
+
+test-again: setup ## Run what failed last once more, one after the other, until one of them fails again
+	@$(BIN)/pytest -v --last-failed --last-failed-no-failures none --exitfirst
 
 test-long: setup ## The same with full figures, and the long ones
 	@$(BIN)/pytest -m "" --hypothesis-profile=long

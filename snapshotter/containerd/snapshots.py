@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import trio
 from google.protobuf.empty_pb2 import Empty
 
 from snapshotter.api.descriptor_pb2 import Descriptor
@@ -27,6 +28,12 @@ PREPARE_TIMEOUT_S = 300.0
 """A snapshotter that asks a registry first takes half of it at most; containerd's own pulls allow as much."""
 
 APPLY_TIMEOUT_S = 3600.0
+
+REDIAL_S = 4.0
+"""containerd dials a snapshotter that was away again after 3 s at most, and refuses until then. Source: its proxy plugins."""
+
+REDIAL_PAUSE_S = 0.2
+_NOT_SENT = "while dialing"
 
 REMOTE = "containerd.io/snapshot/remote"
 """Our daemon's and others' mark of a snapshot that was never unpacked."""
@@ -113,15 +120,20 @@ class Snapshots:
         return Committed(answer.info.name, bool(answer.info.labels.get(REMOTE)))
 
     async def _call(self, method: Any, request: object, timeout_s: float = TIMEOUT_S) -> Any:
-        try:
-            return await self._client.call(method, request, timeout_s)
-        except ContainerdUnreachable as error:
-            # The snapshotter's absence and containerd's own arrive as the same code.
-            version = VersionStub(self._client.channel)  # type: ignore[no-untyped-call]
-            await self._client.call(version.Version, Empty())
-            raise ContainerdError(
-                f"containerd's snapshotter {self.name} does not answer: start it (systemctl start estargz-snapshotter); "
-                f"{error}"
-            ) from error
-        except ContainerdUnfit as error:
-            raise ContainerdUnfit(f"snapshotter {self.name}: {error}") from error
+        give_up = trio.current_time() + REDIAL_S
+        while True:
+            try:
+                return await self._client.call(method, request, timeout_s)
+            except ContainerdUnreachable as error:
+                # The snapshotter's absence and containerd's own arrive as the same code.
+                version = VersionStub(self._client.channel)  # type: ignore[no-untyped-call]
+                await self._client.call(version.Version, Empty())
+                # A daemon that was started a moment ago may answer before containerd knows; nothing was asked of it yet.
+                if _NOT_SENT not in str(error) or trio.current_time() > give_up:
+                    raise ContainerdError(
+                        f"containerd's snapshotter {self.name} does not answer: start it "
+                        f"(systemctl start estargz-snapshotter); {error}"
+                    ) from error
+            except ContainerdUnfit as error:
+                raise ContainerdUnfit(f"snapshotter {self.name}: {error}") from error
+            await trio.sleep(REDIAL_PAUSE_S)

@@ -40,8 +40,9 @@ def test_started_before_the_daemon_it_is_ready_when_it_can_be_reached_and_is_the
     answer = instance.status()
     assert (answer["keeper_pid"], answer["take_overs"]) == (keeper.pid, 1)
     instance.teardown()
+    # The kernel ends the connection at once or, while a process elsewhere has a copy of the mount, after the daemon let go of it.
     said = "estargz-snapshotter keeper: the FUSE connection ended: its mounts are gone\n"
-    assert keeper.communicate(timeout=START_S) == ("", said)
+    assert keeper.communicate(timeout=START_S) in {("", said), ("", "")}
     assert keeper.returncode == 0
 
 

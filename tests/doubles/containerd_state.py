@@ -41,7 +41,7 @@ class FakeContainerd:
     """Everything in one namespace. `lazy` are the digests of layers that the snapshotter mounts lazily.
 
     `at_call` is asked before each call, with its name and which one of that name it is (from 1), and returns what becomes
-    of it: None, a status to refuse it with, or a pair of such a status and True to do the work first.
+    of it: None, a status to refuse it with, saying `refusal`, or a pair of such a status and True to do the work first.
     """
 
     version: str = "1.6.20~ds1"
@@ -59,6 +59,7 @@ class FakeContainerd:
     calls: list[str] = field(default_factory=list)
     namespaces: set[str] = field(default_factory=set)
     at_call: Callable[[str, int], "grpc.StatusCode | tuple[grpc.StatusCode, bool] | None"] | None = None
+    refusal: str = "as the test wants it"
     applied: Callable[[str], str] = lambda diff_id: diff_id
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -130,7 +131,7 @@ class Part:
             node.namespaces.add(header(context, "containerd-namespace"))
             fate = node.fate_of(f"{type(self).__name__}.{name}")
             if isinstance(fate, Code):
-                refuse(context, fate, "as the test wants it")
+                refuse(context, fate, node.refusal)
             if not context.is_active():
                 refuse(context, Code.CANCELLED, "nobody waits")
             if name == "Write":
@@ -138,7 +139,7 @@ class Part:
             with node.lock:
                 answer = found(request, context)
             if fate is not None:
-                refuse(context, fate[0], "as the test wants it, after the work")
+                refuse(context, fate[0], f"{node.refusal}, after the work")
             return answer
 
         return counted

@@ -8,7 +8,7 @@ import grpc
 import pytest
 import trio
 
-from snapshotter.containerd import ingest
+from snapshotter.containerd import ingest, snapshots
 from snapshotter.errors import ContainerdError, ContainerdUnfit, FormatError, IntegrityError, RegistryError
 from snapshotter.registry.platform import Platform
 from tests.doubles.containerd_state import GC, REF
@@ -318,6 +318,28 @@ def test_snapshotter_that_is_away_is_told_from_a_containerd_that_is(there: World
         there.pull()
     there.node.at_call = None
     there.assert_nothing()
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_snapshotter_that_containerd_has_not_dialled_again_yet_is_waited_for(
+    there: World, monkeypatch: pytest.MonkeyPatch, *, back: bool
+) -> None:
+    monkeypatch.setattr(snapshots, "REDIAL_S", 30.0 if back else 0.3)
+    monkeypatch.setattr(snapshots, "REDIAL_PAUSE_S", 0.01)
+    image = an_image(lazy=range(4))
+    image.push(there.registry)
+    there.node.refusal = 'connection error: desc = "transport: Error while dialing dial unix /run/s: timeout"'
+    there.node.at_call = lambda name, number: (
+        grpc.StatusCode.UNAVAILABLE if name == "Snapshots.Stat" and (number <= 3 or not back) else None
+    )
+    if back:
+        assert len(there.pull().rows) == 4
+    else:
+        with pytest.raises(ContainerdError, match="snapshotter estargz does not answer: start it"):
+            there.pull()
+        there.node.at_call = None
+        there.assert_nothing()
+    assert there.node.calls.count("Snapshots.Stat") > 3
 
 
 def test_containerd_that_is_too_old_or_has_no_such_plugin_is_unfit(there: World) -> None:

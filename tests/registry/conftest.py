@@ -6,8 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from snapshotter.registry import knock
 from tests.registry.programs import Environ, make_environ
 from tests.registry.servers import tells_a_secret
+
+
+@pytest.fixture(scope="module")
+def nobody_knocks() -> Iterator[None]:
+    """A server that a busy machine holds up is not knocked at, nor asked a second time: requests can be counted."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WELL_S", "SICK_S"):
+            patch.setattr(knock, name, 3600.0)
+        yield
 
 
 @pytest.fixture

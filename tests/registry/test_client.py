@@ -23,12 +23,11 @@ from snapshotter.registry.retry import RetryPolicy
 from tests.doubles.registry import LoopbackRegistry
 from tests.doubles.relay import Relay
 from tests.doubles.token_server import TokenServer
+from tests.registry.holding import READ_TIMEOUT_S, HoldingRegistry, run_hurried
 from tests.registry.memory import Known
 
 HASTY = RetryPolicy(2, first_s=0.001, retry_after_longest_s=0.01)
-CONFIG = RegistryConfig(read_timeout_s=20.0, retries=2)
-# For a server that says nothing, which is given up on real time.
-IMPATIENT = RegistryConfig(read_timeout_s=0.4, retries=2)
+CONFIG = RegistryConfig(read_timeout_s=READ_TIMEOUT_S, retries=2)
 DOCUMENT = {
     "schemaVersion": 2,
     "mediaType": OCI_MANIFEST,
@@ -37,6 +36,8 @@ DOCUMENT = {
 }
 RAW = json.dumps(DOCUMENT).encode()
 
+pytestmark = pytest.mark.usefixtures("nobody_knocks")
+
 
 def fetch(
     server: LoopbackRegistry,
@@ -44,14 +45,13 @@ def fetch(
     *,
     digest: str | None = None,
     credential: Credential | None = None,
-    config: RegistryConfig = CONFIG,
 ) -> Manifest:
     async def main() -> Manifest:
-        async with Registry(config, credentials=Known(credential), policy=HASTY) as registry:
+        async with Registry(CONFIG, credentials=Known(credential), policy=HASTY) as registry:
             ref = parse_reference(f"{server.host}/{server.repository}{suffix}")
             return await registry.manifest(ref, digest)
 
-    return trio.run(main)
+    return run_hurried(main, server) if isinstance(server, HoldingRegistry) else trio.run(main)
 
 
 @pytest.mark.parametrize("by", ["tag", "digest", "both", "argument"])
@@ -74,11 +74,10 @@ def test_the_media_type_comes_from_the_document_if_the_registry_does_not_know_it
 
 @pytest.mark.parametrize("script", ["503 ok", "close ok", "cut@10 ok", "stall@10 ok", "corrupt ok", "hang ok"])
 def test_a_fault_that_passes_does_not_matter(script: str) -> None:
-    with LoopbackRegistry() as server:
+    with HoldingRegistry() as server:
         server.add_manifest(RAW)
         server.script("manifests/latest", script)
-        config = IMPATIENT if "hang" in script or "stall" in script else CONFIG
-        assert fetch(server, config=config).raw == RAW
+        assert fetch(server).raw == RAW
         assert len(server.requests) == 2
 
 

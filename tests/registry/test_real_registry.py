@@ -62,7 +62,7 @@ def docker_registry(folder: Path, *, htpasswd: Path | None = None) -> Iterator[s
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def digest_of(data: bytes) -> str:

@@ -23,6 +23,8 @@ from tests.registry.memory import Known, simulate
 from tests.registry.servers import network
 from tests.registry.test_sites import DATA, ask, hosts_toml, mirrors, reads, serving, upstream
 
+pytestmark = pytest.mark.usefixtures("nobody_knocks")
+
 
 def test_the_error_of_a_pull_tells_what_each_server_said(tmp_path: Path) -> None:
     with LoopbackRegistry(tls=Authority().server()) as mirror, LoopbackRegistry() as own:

@@ -28,14 +28,14 @@ MANIFEST = {
 }
 Work = Callable[[Registry, Reference], Awaitable[None]]
 
+pytestmark = pytest.mark.usefixtures("nobody_knocks")
+
 
 def ask(root: Path, work: Work, ref: Reference, *, credential: Credential | None = None, retries: int = 1) -> None:
     """Do `work` with a registry client that looks for hosts.toml below `root`."""
 
     async def main() -> None:
-        config = replace(
-            RegistryConfig(), config_path=(root,), retries=retries, connect_timeout_s=2.0, read_timeout_s=5.0
-        )
+        config = replace(RegistryConfig(), config_path=(root,), retries=retries, connect_timeout_s=20.0)
         async with Registry(config, credentials=Known(credential)) as registry:
             await work(registry, ref)
 
@@ -217,7 +217,10 @@ def test_mirrors_are_asked_in_order_and_told_whom_they_stand_for(tmp_path: Path)
         assert own.requests == []
 
 
-def test_a_mirror_that_is_away_costs_one_attempt_and_is_passed_over(tmp_path: Path) -> None:
+def test_a_mirror_that_is_away_costs_one_attempt_and_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "FIRST_S", 3600.0)
     with serving(LoopbackRegistry()) as sick, serving(LoopbackRegistry()) as own:
         ref = upstream()
         sick.script(digest_of(DATA), "503*9")
@@ -383,11 +386,11 @@ def test_a_file_that_was_never_right_fails_a_pull_and_has_a_read_try_again(tmp_p
 def test_the_time_for_a_connection_is_that_of_the_host(tmp_path: Path) -> None:
     with serving(LoopbackRegistry()) as server:
         ref = parse_reference(server.reference())
-        hosts_toml(tmp_path, ref, f'server = "{server.url}"\ndial_timeout = "1500ms"\n')
+        hosts_toml(tmp_path, ref, f'server = "{server.url}"\ndial_timeout = "15500ms"\n')
 
         async def seen(registry: Registry, ref: Reference) -> None:
             (endpoint,) = registry.endpoints(ref)
-            assert endpoint.connect_timeout_s == 1.5
+            assert endpoint.connect_timeout_s == 15.5
             await reads(registry, ref)
 
         ask(tmp_path, seen, ref)

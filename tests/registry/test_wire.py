@@ -26,6 +26,8 @@ from tests.registry.memory import Known
 
 DATA = bytes(range(256)) * 1000
 
+pytestmark = pytest.mark.usefixtures("nobody_knocks")
+
 
 class Encrypted:
     """Every registry over https."""
@@ -114,21 +116,22 @@ def test_every_exception_of_httpx_becomes_one_of_ours(error: httpx.HTTPError, ki
 
 
 def test_a_relay_counts_and_a_cut_line_is_survived() -> None:
-    with LoopbackRegistry() as server, Relay("127.0.0.1", server.port, delay_s=0.001, bandwidth=5e6) as relay:
-        digest = server.add_blob(DATA)
+    data = DATA * 64  # more than lies in the buffers of a connection
+    with LoopbackRegistry() as server, Relay("127.0.0.1", server.port, delay_s=0.001) as relay:
+        digest = server.add_blob(data)
 
         async def main() -> None:
             async with Registry(RegistryConfig(), credentials=Known(None)) as registry:
-                blob = registry.blob(parse_reference(f"{relay.address}/a/b"), digest, len(DATA))
-                async with blob.open_range(0, len(DATA)) as pieces:
+                blob = registry.blob(parse_reference(f"{relay.address}/a/b"), digest, len(data))
+                async with blob.open_range(0, len(data)) as pieces:
                     found = [await anext(pieces)]
                     await trio.to_thread.run_sync(relay.drop_all)
                     found += [piece async for piece in pieces]
-                assert b"".join(found) == DATA
+                assert b"".join(found) == data
 
         trio.run(main)
         assert relay.connections == 2
-        assert relay.down > len(DATA)
+        assert relay.down > len(data)
         assert relay.up > 0
 
 

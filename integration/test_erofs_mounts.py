@@ -62,7 +62,7 @@ def test_container_is_given_metadata_above_the_four_places_of_contents(this: Nod
 def test_view_of_one_layer_is_an_overlay_with_real_bytes(this: Node, whole_node: Node) -> None:
     roots = Roots(this)
     key, parent = "view-of-one", roots.of_image("trial:lazy", layers=1)
-    this.ctr(CRI_NAMESPACE)("snapshots", "--snapshotter", this.snapshotter, "view", key, parent)
+    this.ctr(CRI_NAMESPACE).view(this.snapshotter, key, parent)
     options = roots.options(key)
     assert lower_of(options)[1:4:2] == ["", ""]
     assert "metacopy=on" in options

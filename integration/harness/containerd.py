@@ -96,22 +96,25 @@ class Ctr:
         return run([*self.prefix, *args])
 
     def run(self, image: str, name: str, command: Sequence[str], *, snapshotter: str, cgroup: str) -> str:
-        """Run a container to its end and return what it printed; remove it."""
-        return self(
-            "run",
-            "--rm",
-            "--snapshotter",
-            snapshotter,
-            "--runc-root",
-            str(self._folder / "runc"),
-            "--cgroup",
-            f"/{cgroup}/{name}",
-            "--fifo-dir",
-            str(self._folder / "fifo"),
-            image,
-            name,
-            *command,
-        )
+        """Run a container to its end and return what it printed, on standard error too; remove it."""
+        where = ("--runc-root", str(self._folder / "runc"), "--cgroup", f"/{cgroup}/{name}")
+        words = ("run", "--rm", "--snapshotter", snapshotter, *where)
+        return self.listening(name, words, image, name, *command)
+
+    def listening(self, name: str, words: Sequence[str], *args: str) -> str:
+        """Run `words` with `args`, and return what the program printed that they start in a container.
+
+        The shim writes it down, in a file called `name`: ctr stops reading when the program has ended, whether it has
+        read everything or not.
+        """
+        printed = self._folder / "printed" / name
+        printed.unlink(missing_ok=True)
+        try:
+            self(*words, "--log-uri", f"file://{printed}", *args)
+        except CommandFailed as error:
+            said = printed.read_text(errors="replace") if printed.exists() else ""
+            raise CommandFailed(f"{error}\n{said}".rstrip()) from None
+        return printed.read_text(errors="replace")
 
     def content(self) -> list[str]:
         """Digests of the blobs in the content store."""
@@ -125,8 +128,8 @@ class Ctr:
         """Keys of the snapshots."""
         return [line.split()[0] for line in self("snapshots", "--snapshotter", snapshotter, "ls").splitlines()[1:]]
 
-    def view(self, snapshotter: str, key: str, parent: str, target: Path) -> None:
-        """Make a read-only view of a committed snapshot and mount it at `target`, as containerd says it is mounted."""
+    def view(self, snapshotter: str, key: str, parent: str) -> None:
+        """Make a read-only view of a committed snapshot, which stays until it is removed."""
         for last in (False, False, True):
             self("snapshots", "--snapshotter", snapshotter, "view", key, parent)
             # ctr marks no view as used: a collection that is due just now takes it away before its label is there.
@@ -136,6 +139,10 @@ class Ctr:
             except CommandFailed as error:
                 if last or "not found" not in str(error):
                     raise
+
+    def mounted_view(self, snapshotter: str, key: str, parent: str, target: Path) -> None:
+        """Make a view and mount it at `target`, as containerd says it is mounted."""
+        self.view(snapshotter, key, parent)
         commands = self("snapshots", "--snapshotter", snapshotter, "mounts", str(target), key)
         for command in filter(None, commands.splitlines()):
             run(shlex.split(command))

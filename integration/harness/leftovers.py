@@ -118,14 +118,17 @@ def kill_all(marker: str, folder: Path, timeout_s: float = 10.0) -> None:
         time.sleep(0.02)
 
 
+def cgroups_called(name: str) -> list[Path]:
+    """The control groups of that name, one a hierarchy at most."""
+    return [top / name for top in (CGROUPS, *CGROUPS.glob("*")) if (top / name).is_dir()]
+
+
 def remove_cgroups(name: str) -> None:
-    """Remove the control groups called `name`, in every hierarchy, inner ones first."""
-    for top in (CGROUPS, *CGROUPS.glob("*")):
-        group = top / name
-        if group.is_dir():
-            for folder, _, _ in os.walk(group, topdown=False):
-                with suppress(OSError):
-                    os.rmdir(folder)
+    """Remove the control groups called `name`, inner ones first; those that the kernel still finds busy stay."""
+    for group in cgroups_called(name):
+        for folder, _, _ in os.walk(group, topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
 
 
 class Traces:
@@ -155,6 +158,7 @@ class Traces:
             *(f"loop device {device}" for device in loop_devices_of(self.folder)),
             *(f"process {pid}: {_command(pid)}" for pid in processes_marked(self.marker) if not _is_zombie(pid)),
             *(f"container process {pid}: {_command(pid)}" for pid in processes_rooted_in(self.folder)),
+            *(f"control group {group}" for group in cgroups_called(self.marker)),
         ]
 
 

@@ -31,7 +31,6 @@ LAZY = "estargz"
 LAZY_ALIAS = "stargz"
 WHOLE = "overlayfs"
 PAUSE = "pause:1"
-COLLECTION_TIMEOUT_S = 30.0
 HANGS_S = 3600.0
 
 
@@ -205,7 +204,7 @@ class Node:
         target = self.place / f"view-{number}"
         target.mkdir()
         ctr = self.ctr(namespace)
-        ctr.view(snapshotter, f"view-{number}", chain_id(diff_ids[:layers]), target)
+        ctr.mounted_view(snapshotter, f"view-{number}", chain_id(diff_ids[:layers]), target)
         try:
             yield target
         finally:
@@ -214,7 +213,7 @@ class Node:
 
     def wait_until_collected(self) -> None:
         """Wait until containerd has removed every snapshot that nothing needs any more."""
-        wait_for(lambda: not self.snapshots(), "the removal of all snapshots", COLLECTION_TIMEOUT_S)
+        wait_for(lambda: not self.snapshots(), "the removal of all snapshots")
 
     # Faults
 
@@ -232,7 +231,7 @@ class Node:
 
     def wait_until_served(self) -> None:
         """Wait until containerd has noticed that a daemon is there again."""
-        wait_for(self._is_served, "containerd's next word with the snapshotter", COLLECTION_TIMEOUT_S)
+        wait_for(self._is_served, "containerd's next word with the snapshotter")
 
     def _is_served(self) -> bool:
         ctr = self.ctr(CRI_NAMESPACE)
@@ -301,7 +300,7 @@ def running_registry() -> Iterator[Registry]:
             registry.start()
             yield registry
         finally:
-            registry.stop()
+            registry.close()
 
 
 def chain_id(diff_ids: Sequence[str]) -> str:

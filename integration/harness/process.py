@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-READY_TIMEOUT_S = 30.0
+# Only what goes wrong takes so long: other work on the machine may hold a program up for many seconds.
+PATIENCE_S = 60.0
+STOP_S = 30.0
 
 
 class DidNotStart(RuntimeError):
@@ -44,7 +46,7 @@ class Process:
     def running(self) -> bool:
         return self._popen.poll() is None
 
-    def wait_until(self, ready: Callable[[], bool], timeout_s: float = READY_TIMEOUT_S) -> None:
+    def wait_until(self, ready: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
         """Return when `ready` does; raise DidNotStart if the program ends before, or after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while not ready():
@@ -56,7 +58,7 @@ class Process:
                 raise DidNotStart(message)
             time.sleep(0.01)
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 15.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = STOP_S) -> int:
         """Send `number`, after `timeout_s` SIGKILL; return the exit status as subprocess gives it."""
         if self.running:
             with suppress(ProcessLookupError):
@@ -92,7 +94,7 @@ class Process:
         raise RuntimeError(message)
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 15.0) -> None:
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
     """Return as soon as `condition` holds; TimeoutError names `what` did not happen."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -10,7 +10,8 @@ from typing import IO, Any, Self
 import httpx
 
 from integration.harness.leftovers import MARKER
-from integration.harness.process import Process, accepts, free_port
+from integration.harness.process import Process, accepts
+from tests.doubles.closed_port import ClosedPort
 from tests.doubles.htpasswd import write_htpasswd
 
 MANIFEST_TYPES = (
@@ -36,7 +37,9 @@ class Registry:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self._folder = folder
-        self.port = free_port()
+        # Held as long as this object lives: nobody else gets it before the start or while it is stopped.
+        self._held = ClosedPort()
+        self.port = self._held.port
         self._config = folder / "config.yml"
         self._config.write_text(CONFIG.format(root=folder / "store", port=self.port))
         # Started again in the middle of a node's life it still belongs to whoever made it, and does not end with the node.
@@ -58,6 +61,11 @@ class Registry:
         if self._process:
             self._process.stop()
             self._process = None
+
+    def close(self) -> None:
+        """Stop for good."""
+        self.stop()
+        self._held.close()
 
     def admit(self, users: Mapping[str, str]) -> None:
         """Ask for a name and a password of these from now on; once it asks, a change counts without a new start."""

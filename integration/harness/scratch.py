@@ -36,7 +36,8 @@ class Scratch:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.name = f"estargz-{folder.name}"
+        # containerd takes no "_" at the end of a name, nor two.
+        self.name = f"estargz-{folder.name.replace('_', 'U')}"
         self.traces = Traces(self.name, folder)
 
     def __truediv__(self, name: str) -> Path:
@@ -44,13 +45,15 @@ class Scratch:
 
     def clear(self) -> None:
         """Kill, detach and delete what was made here; what cannot be removed is an error that names it."""
-        kill_all(self.name, self.folder)
-        self._unlink_shim_sockets()
-        detach_mounts(self.folder)
-        remove_cgroups(self.name)
-        # The kernel lets a loop device go a moment after the last who used its file system.
         deadline = time.monotonic() + GONE_S
-        while (left := self.traces.left()) and time.monotonic() < deadline:
+        while True:
+            kill_all(self.name, self.folder)
+            self._unlink_shim_sockets()
+            detach_mounts(self.folder)
+            remove_cgroups(self.name)
+            # A killed process goes, and so do its control group and a loop device, when the kernel comes to it.
+            if not (left := self.traces.left()) or time.monotonic() > deadline:
+                break
             time.sleep(0.05)
         if left:
             message = f"the harness could not remove: {'; '.join(left)}; look at them, then delete {self.folder}"

@@ -11,16 +11,17 @@ class Task:
         self._name = name
         self._executed = 0
         place = node.containerd.folder
-        self._fifos = ("--fifo-dir", str(place / "fifo"))
         where = ("--runc-root", str(place / "runc"), "--cgroup", f"/{node.place.name}/{name}")
         command = ("/bin/busybox", "sleep", "1000")
         words = ("--detach", "--null-io", "--snapshotter", node.snapshotter, *where)
         self._ctr("run", *words, node.reference(image), name, *command)
 
     def exec(self, *command: str) -> str:
-        """Run a program inside and return what it printed; CommandFailed if it failed."""
+        """Run a program inside and return what it printed, on standard error too; CommandFailed if it failed."""
         self._executed += 1
-        return self._ctr("task", "exec", *self._fifos, "--exec-id", f"exec-{self._executed}", self._name, *command)
+        key = f"exec-{self._executed}"
+        words = ("task", "exec", "--exec-id", key)
+        return self._ctr.listening(f"{self._name}-{key}", words, self._name, *command)
 
     def stop(self) -> None:
         """End its processes."""

@@ -91,7 +91,7 @@ class Fill:
     @property
     def busy(self) -> bool:
         """Whether layers are being filled, or wait for it."""
-        return bool(self._at_work or self._receive.statistics().current_buffer_used)
+        return bool(self._at_work or self._queued)
 
     def begin(self, layer: Layer) -> None:
         """Prefetch a layer that was attached just now, then queue it for background fill.

@@ -32,8 +32,13 @@ class TocPool:
         """Keep workers ready for the first pull; until cancelled, which ends the idle workers."""
         try:
             try:
-                while len(self._idle) + self._slots.borrowed_tokens < WORKERS:
-                    self._idle.append(await self._start())
+                while self._wants_another():
+                    worker = await self._start()
+                    # Pulls may have started workers of their own meanwhile.
+                    if self._wants_another():
+                        self._idle.append(worker)
+                    else:
+                        self._stop(worker)
             except OSError as error:
                 # A task of the node's nursery: out of processes or memory, the first pull tries again.
                 log.warning("cannot start a worker for TOCs: %s", error)
@@ -68,6 +73,9 @@ class TocPool:
         if done.reason:
             raise NotLazy(Reason(done.reason), done.message)
         return done
+
+    def _wants_another(self) -> bool:
+        return len(self._idle) + self._slots.borrowed_tokens < WORKERS
 
     def _living(self) -> trio.Process | None:
         """An idle worker; one that died meanwhile (out of memory?) would fail a pull that is good."""

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from snapshotter.errors import RegistryUnreachable
 from snapshotter.layer.breaker import FAILURES, PROBE_EVERY_S
 from snapshotter.layer.layer import Layer
 from tests.doubles.layers import file, layer
 from tests.doubles.memory_registry import MemoryRegistry
-from tests.layer.world import QUIET, World, find, request, run, world
+from tests.layer.world import QUIET, World, find, request, run, until, world
 
 HOPEFUL = replace(QUIET, fetch=replace(QUIET.fetch, on_outage="wait"))
 
@@ -51,11 +50,12 @@ def test_a_blob_that_hangs_does_not_hold_up_patient_reads_of_other_layers(tmp_pa
             registry.stuck.add(sick.digest)
             for name in names:
                 it.nursery.start_soon(one.read, find(one, name), 0, 9)
-            await trio.sleep(0.1)
-            registry.hold = trio.Event()
-            await trio.sleep(1.5)
+            await until(lambda: one.origin.breaker("registry.test").open)
+            registry.hold, asked = trio.Event(), len(registry.requests)
+            await until(lambda: len(registry.requests) > asked)
+            # The probe is never answered.
             registry.hold = None
-            with trio.fail_after(0.5):
+            with trio.fail_after(20):
                 assert await it.read(two, "x") == b"text"
 
     run(main)
@@ -77,18 +77,17 @@ def test_a_probe_that_hangs_does_not_hold_up_those_who_have_another_host(tmp_pat
                 for name in names:
                     nursery.start_soon(it.read, one, name)
                 # All at the same host: one that comes later would be sent to the other at once.
-                while sum(asked.name == "away.test/app" for asked in registry.requests) < FAILURES:  # noqa: ASYNC110 (the double sets no event)
-                    await trio.sleep(0.01)
+                await until(lambda: sum(asked.name == "away.test/app" for asked in registry.requests) == FAILURES)
                 registry.hold.set()
             assert one.origin.breaker("away.test").open
             one.origin.avoid(one.origin.sources()[0])
             assert one.origin.host == "away.test"
             await trio.sleep(PROBE_EVERY_S)
-            registry.hold = trio.Event()
+            registry.hold, asked = trio.Event(), len(registry.requests)
             it.nursery.start_soon(it.read, one, "x")
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await until(lambda: len(registry.requests) > asked)
             registry.hold = None
-            with trio.fail_after(2):
+            with trio.fail_after(20):
                 assert await it.read(one, "y") == b"y"
 
     run(main)

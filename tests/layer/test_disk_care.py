@@ -19,7 +19,7 @@ from snapshotter.store.disk import write_all
 from snapshotter.store.objects import ObjectStore
 from tests.doubles.layers import file, layer
 from tests.doubles.memory_registry import MemoryRegistry
-from tests.layer.world import QUIET, content_name, content_path, run, world
+from tests.layer.world import QUIET, content_name, content_path, run, until, world
 from tests.store.content import bytes_of, identity_of, part, spoil
 
 DATA = bytes_of(300_000)
@@ -32,12 +32,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chores come at once."""
     monkeypatch.setattr(housekeeping, "TICK_S", 0.01)
     monkeypatch.setattr(housekeeping, "TIDY_AFTER_S", 0.02)
-
-
-async def until(condition: object) -> None:
-    assert callable(condition)
-    while not condition():  # noqa: ASYNC110 (what is waited for happens in files)
-        await trio.sleep(0.01)
 
 
 @contextmanager
@@ -160,6 +154,9 @@ def test_state_that_finds_no_room_is_said_and_makes_the_cache_give_some(
 def test_files_that_containers_hold_are_not_taken_from_others_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # The test alone evicts.
+    monkeypatch.setattr(housekeeping, "TICK_S", 3600.0)
+
     async def main() -> None:
         config = replace(QUIET, cache=replace(QUIET.cache, min_free=1 << 60))
         async with world(tmp_path / "root", MemoryRegistry()) as it:
@@ -242,9 +239,9 @@ def test_complete_layers_are_settled_after_an_unclean_boot_without_the_network(t
         async with world(root, registry, FILLING) as it:
             (one,) = it.room.shelf.all()
             names = [content_name(one, path) for path in ("small", "other", "large")]
-            await until(lambda: all(content_path(it, name).exists() for name in names))
-            assert one.record.complete
-            assert it.store.unproven == 0
+            # Counted a moment after it has its name.
+            await until(lambda: it.store.unproven == 0 and one.record.complete)
+            assert all(content_path(it, name).exists() for name in names)
 
     run(before)
     in_doubt(root)

@@ -19,7 +19,7 @@ from snapshotter.store import cache_db
 from snapshotter.store.cache_db import CacheDB
 from tests.doubles.layers import BuiltLayer, dir, file, layer
 from tests.doubles.memory_registry import MemoryRegistry
-from tests.layer.world import QUIET, World, content_name, content_path, request, run, world
+from tests.layer.world import QUIET, World, content_name, content_path, request, run, until, world
 
 NOISE = random.Random(2).randbytes(400_000)
 PREFETCH = replace(QUIET, fetch=replace(QUIET.fetch, prefetch=True))
@@ -33,11 +33,7 @@ def a_layer(**more: object) -> BuiltLayer:
 
 async def settled(it: World) -> None:
     """Until every task but the workers' sleeps has nothing more to do."""
-    for _ in range(200):
-        await trio.sleep(0.01)
-        if it.registry.hold is None and not it.room.fill.busy:
-            return
-    raise AssertionError("fill does not end")
+    await until(lambda: it.registry.hold is None and not it.room.fill.busy)
 
 
 def mapped() -> str:
@@ -321,24 +317,25 @@ def test_removed_layer_that_waits_for_room_lets_go_of_its_index(tmp_path: Path) 
     run(main)
 
 
-def test_a_layer_that_many_images_name_is_queued_once(tmp_path: Path) -> None:
+def test_a_layer_that_many_images_name_is_queued_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while it waits for another turn: images come and go, and each fault would leave one turn more for ever."""
     registry, built = MemoryRegistry(), a_layer()
-    patient = replace(BACKGROUND, fetch=replace(BACKGROUND.fetch, background_delay_s=0.2))
+    turns = trio.Semaphore(0)
 
     async def main() -> None:
-        async with world(tmp_path / "root", registry, patient) as it:
-            it.room.fill.retry_pauses_s = (0.5,)
-            await it.pull(built, tag="0")
+        async with world(tmp_path / "root", registry, BACKGROUND) as it:
+            it.room.fill.retry_pauses_s = (0.05,)
+            monkeypatch.setattr(it.room.fill, "_quiet", turns.acquire)
+            (one,) = await it.pull(built, tag="0")
             registry.stuck.add(built.digest)
             registry.requests.clear()
             for tag in ("1", "2", "3"):
                 await it.pull(built, tag=tag)
-            await trio.sleep(0.6)
-            assert len(registry.requests) == 1
+            turns.release()
+            await until(lambda: len(registry.requests) == 1 and turns.statistics().tasks_waiting)
             registry.stuck.clear()
-            (one,) = it.room.shelf.all()
-            await trio.sleep(1)
+            turns.release()
+            # Whatever had one turn more would wait for it.
             await settled(it)
             assert one.record.complete
             assert it.room.counters.requests[Priority.BACKGROUND] == 2
@@ -360,8 +357,7 @@ def test_fill_goes_on_when_the_cache_has_room_again(tmp_path: Path, monkeypatch:
         async with world(tmp_path / "root", MemoryRegistry(), BACKGROUND) as it:
             it.room.fill._has_room = sometimes
             (one,) = await it.pull(a_layer())
-            await trio.sleep(1)
-            assert one.record.complete
+            await until(lambda: one.record.complete)
             assert it.room.counters.requests[Priority.BACKGROUND] == 1
 
     run(main)

@@ -21,7 +21,7 @@ from snapshotter.layer.toc_pool import TocPool
 from snapshotter.store.identity import ContentPaths
 from tests.doubles.layers import BuiltLayer, dir, file, layer, symlink
 from tests.doubles.memory_registry import MemoryRegistry
-from tests.layer.world import World, content_name, run, world
+from tests.layer.world import World, content_name, run, until, world
 
 BUILT = layer(dir("d"), file("d/small", b"text"), file("large", bytes(range(256)) * 400), chunk_size=40_000)
 
@@ -210,13 +210,13 @@ def test_an_image_that_failed_is_not_tried_again_soon_and_all_who_wait_are_told(
                 await trio.testing.wait_all_tasks_blocked()
                 go_on.set()
             why = f"the EROFS image of layer {one.record.layer_digest}: the first one fails"
-            later(monkeypatch, RETRY_AFTER_S - 5)
+            later(monkeypatch, RETRY_AFTER_S / 2)
             await it.room.begin_image(one.number, anew=True)
             await ask()
             assert told == [why] * 3
             assert it.room.image_failure(one.number) == why
             assert on_disk(it) == set()
-            later(monkeypatch, 5)
+            later(monkeypatch, RETRY_AFTER_S / 2)
             await ask()
             assert (len(told), it.room.image_failure(one.number)) == (3, None)
             check_image(it.room.image_path(one.number).read_bytes())
@@ -297,8 +297,7 @@ def test_a_pull_begins_the_images_of_all_layers(tmp_path: Path, jobs: Counter[st
         async with world(tmp_path / "root", MemoryRegistry(), with_metadata_images=True) as it:
             layers = await it.pull(*built)
             paths = {it.room.image_path(each.number) for each in layers}
-            await trio.testing.wait_all_tasks_blocked()
-            assert len(jobs) == len(built)
+            await until(lambda: len(jobs) == len(built))
             # What the plane does with each before it answers.
             assert {await it.room.image(each.number) for each in layers} == paths == on_disk(it)
             for path in paths:

@@ -12,7 +12,7 @@ from snapshotter.errors import RegistryUnreachable
 from snapshotter.layer.layer import Layer
 from tests.doubles.layers import BuiltLayer, file, layer
 from tests.doubles.memory_registry import MemoryRegistry
-from tests.layer.world import QUIET, World, request, run, world
+from tests.layer.world import QUIET, World, request, run, until, world
 
 NOISE = bytes(range(251)) * 4000
 WAITING = replace(QUIET, fetch=replace(QUIET.fetch, on_outage="wait:3600s"))
@@ -121,10 +121,11 @@ def test_what_was_on_its_way_leaves_nothing_behind_a_removed_layer(tmp_path: Pat
                         await it.read(one, "a")
 
                 nursery.start_soon(read)
+                await until(lambda: it.room.waits.reads)
                 await trio.testing.wait_all_tasks_blocked(0.02)
                 await it.room.release(one.number)
                 registry.hold.set()
-            await trio.testing.wait_all_tasks_blocked(0.05)
+            await until(lambda: not it.room.fill.busy and not sum(it.room.gates.under_way().values()))
             assert list(it.store.iterate("node")) == []
 
     run(main)

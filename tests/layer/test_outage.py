@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -140,6 +141,13 @@ def test_outage_that_was_waited_out_is_not_waited_for_again_at_once(
     """The kernel asks for a page once more when reading ahead has failed, and its second wait cannot be killed."""
     monkeypatch.setattr(outage, "LAST_TRY_S", 0.1)
     built, registry = layer(file("x", b"text"), file("y", b"more")), MemoryRegistry()
+    clock, lose = trio.testing.MockClock(rate=1.0), flights.Flights._lose
+
+    def lose_for_as_long_as_it_takes(one: flights.Flights, *what: Any) -> None:
+        clock.rate = 0.0
+        lose(one, *what)
+
+    monkeypatch.setattr(flights.Flights, "_lose", lose_for_as_long_as_it_takes)
 
     async def main() -> None:
         async with world(tmp_path / "root", registry, WAITING) as it:
@@ -147,13 +155,12 @@ def test_outage_that_was_waited_out_is_not_waited_for_again_at_once(
             registry.hold = trio.Event()
             with pytest.raises(RegistryUnreachable):
                 await it.read(one, "x")
-            asked = len(registry.requests)
+            registry.hold, asked = None, len(registry.requests)
             with pytest.raises(RegistryUnreachable):
                 await it.read(one, "x")
             assert len(registry.requests) == asked
-            registry.hold = None
             assert await it.read(one, "y") == b"more"
-            await trio.sleep(flights.LOST_FOR_S)
+            clock.jump(flights.LOST_FOR_S)
             assert await it.read(one, "x") == b"text"
 
-    run(main)
+    run(main, clock)

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from snapshotter.errors import RegistryUnreachable
 from snapshotter.layer.waits import Waits
 from tests.doubles.layers import dir, file, layer
 from tests.doubles.memory_registry import MemoryRegistry
-from tests.layer.world import find, run, world
+from tests.layer.world import find, run, until, world
 
 
 def test_the_longest_come_first_and_leave_when_they_end() -> None:
@@ -53,8 +52,7 @@ def test_reads_are_noted_while_they_wait_for_the_registry_and_not_otherwise(tmp_
             async with trio.open_nursery() as nursery:
                 for path in ("a/away", "a/here", "a/away"):
                     nursery.start_soon(it.read, one, path)
-                while waits.reads < 2:  # noqa: ASYNC110 (a thread looks at the disk first)
-                    await trio.sleep(0.01)
+                await until(lambda: waits.reads == 2)
                 node = find(one, "a/away")
                 seen = [(wait.layer, wait.node, wait.digest) for wait in waits.longest(9)]
                 assert seen == [(one.number, node, one.index.digest(node))] * 2
@@ -74,9 +72,8 @@ def test_a_file_that_is_brought_for_the_gate_is_no_read(tmp_path: Path) -> None:
             registry.hold = trio.Event()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(one.bring_chunks, find(one, "away"))
-                await trio.testing.wait_all_tasks_blocked()
+                await until(lambda: sum(it.room.gates.under_way().values()) == 1)
                 assert it.room.waits.longest(9) == ()
-                assert sum(it.room.gates.under_way().values()) == 1
                 registry.hold.set()
 
     run(main)

@@ -130,11 +130,17 @@ async def world(
         state.close()
 
 
-def run(main: Callable[[], Awaitable[T]]) -> T:
+async def until(condition: Callable[[], object]) -> None:
+    """Return when something that threads and files decide has come about; `run` bounds it."""
+    while not condition():  # noqa: ASYNC110 (nobody sets an event)
+        await trio.sleep(0.01)
+
+
+def run(main: Callable[[], Awaitable[T]], clock: trio.abc.Clock | None = None) -> T:
     """Run a test's coroutine; a test that hangs fails."""
 
     async def bounded() -> T:
         with trio.fail_after(30):
             return await main()
 
-    return trio.run(bounded)
+    return trio.run(bounded, clock=clock)

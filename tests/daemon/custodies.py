@@ -76,12 +76,14 @@ def record_of(mount: RawMount) -> SessionRecord:
 
 def given(manager: ServiceManager) -> dict[str, int]:
     """What a start is handed by the service manager."""
+    manager.settle()
     with manager._lock:
         return {name: os.dup(fd) for name, fd in manager._store}
 
 
 def stored_record(manager: ServiceManager) -> SessionRecord:
     """What the manager holds of it."""
+    manager.settle()
     with manager._lock:
         (fd,) = (fd for name, fd in manager._store if name == RECORD_NAME)
         return decode_record(read_record(fd))

@@ -10,7 +10,6 @@ import pytest
 
 from snapshotter.daemon.custody import Custody
 from snapshotter.daemon.fd_store import FUSE_NAME, NAMES, RECORD_NAME
-from snapshotter.daemon.notify import Notifier
 from snapshotter.plane.fuse.inodes import INODE_REVISION
 from tests.daemon.custodies import daemon, die, given, kill_keeper, manager, mount, record_of, run_dir, stored_record
 from tests.doubles.keepers import keeper_pid
@@ -112,7 +111,7 @@ def test_what_is_stored_of_another_connection_is_replaced(
     assert inherited is not None
     second.keep(inherited.connection.fd, inherited.record)
     assert stored_record(manager) == record_of(mount)
-    assert sorted(settled(manager)) == sorted(NAMES)
+    assert sorted(manager.names) == sorted(NAMES)
     os.close(inherited.connection.fd)
 
 
@@ -167,15 +166,9 @@ def test_what_cannot_be_served_is_given_up_by_all_with_a_sentence(
     second = daemon(manager, given(manager))
     assert second.take() is None
     assert sentence in caplog.text
-    assert settled(manager) == []
+    assert manager.names == []
     assert second._keeper is not None
     assert not second._keeper.state().keeps
-
-
-def settled(manager: ServiceManager) -> list[str]:
-    """What the manager keeps once it has done what it was told."""
-    Notifier({"NOTIFY_SOCKET": manager.address}).settle(60)
-    return manager.names
 
 
 def test_a_connection_that_has_ended_is_given_up(
@@ -192,6 +185,7 @@ def test_a_connection_that_has_ended_is_given_up(
     kill_keeper(run_dir)
     die(first)
     mount.end()
+    mount.await_end()
     assert daemon(manager, stored).take() is None
     assert "it has ended" in caplog.text
 
@@ -207,6 +201,6 @@ def test_dropped_it_is_kept_by_nobody_and_ends_for_its_readers(
     first.drop()
     # Whoever holds a copy: this test does.
     assert said(child) == ECONNABORTED
-    assert settled(manager) == []
+    assert manager.names == []
     die(first)
     assert daemon(manager).take() is None

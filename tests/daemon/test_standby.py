@@ -87,13 +87,21 @@ def test_it_gives_back_what_was_stored_and_one_that_serves_at_once_does_not(top:
     assert stand_by(config, notifier, stored)
     assert stored == {RECORD_NAME: kept}
     with RootLock(top / "root") as serving:
+        states: list[str] = []
+
+        def release() -> None:
+            states.append(manager.said())
+            serving.release()
+
         # It blocks with its own lock: the release comes from here.
-        threading.Timer(0.1, serving.release).start()
+        releasing = threading.Thread(target=release)
+        releasing.start()
         assert stand_by(config, notifier, stored)
+        releasing.join()
+        assert states == ["READY=1\nSTATUS=standing by"]
     assert stored == {}
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(kept)
-    notifier.settle(60)
     assert manager.names == []
 
 

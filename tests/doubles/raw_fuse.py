@@ -98,6 +98,13 @@ class RawMount:
         while mounts_on(self.connection.mount_point):
             detach(self.connection.mount_point)
 
+    def await_end(self) -> None:
+        """Return when the connection has ended: a copy of the mount in another namespace keeps it. Raises TimeoutError."""
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        if not poll.poll(REQUEST_S * 1000):
+            raise TimeoutError("the connection did not end")
+
     def close_connection(self) -> None:
         """Give the descriptor up, as the death of this process would; who waits has an error if it was the last one."""
         if self.fd >= 0:

@@ -17,6 +17,7 @@ _READ = 64 << 10
 # Pieces on their way in one direction of one connection; together the window of a TCP connection over a long line.
 _IN_FLIGHT = 256
 _GRAIN_S = 0.0012
+_ANSWER_S = 60
 
 
 class Relay:
@@ -62,7 +63,7 @@ class Relay:
         self._call(self._cancel())
 
     def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_ANSWER_S)
 
     async def _stop(self) -> None:
         self._server.close()

@@ -22,6 +22,8 @@ HEARD_S: Final = 300.0
 
 _MAX_FDS: Final = 16
 _GONE: Final = select.POLLERR | select.POLLHUP
+_MARK: Final = b"MARK=1"
+"""Of our own: when it is heard, all that was sent before it is."""
 _START: Final = """
 import fcntl, json, os, socket, sys
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as manager:
@@ -46,8 +48,7 @@ class ServiceManager:
 
     def __init__(self, folder: Path) -> None:
         self.address = str(folder / "notify")
-        self.heard: list[str] = []
-        """Every state in its order, those about descriptors too."""
+        self._heard: list[str] = []
         self._states: queue.Queue[str] = queue.Queue()
         self._lock = threading.Lock()  # guards the store
         self._store: list[tuple[str, int]] = []
@@ -72,12 +73,39 @@ class ServiceManager:
             try:
                 return self._states.get(timeout=0.05)
             except queue.Empty:
-                if time.monotonic() > deadline or not alive():
+                if time.monotonic() > deadline:
                     raise
+            if not alive():
+                self.settle()
+                return self._states.get_nowait()
+
+    def settle(self) -> None:
+        """Return once all that was sent so far is heard. Raises TimeoutError."""
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        try:
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                    sender.connect(self.address)
+                    socket.send_fds(sender, [_MARK], [theirs])
+            finally:
+                os.close(theirs)
+            poll = select.poll()
+            poll.register(ours, 0)
+            if not poll.poll(HEARD_S * 1000):
+                raise TimeoutError("the service manager hears nothing")
+        finally:
+            os.close(ours)
+
+    @property
+    def heard(self) -> list[str]:
+        """Every state that was sent so far in its order, those about descriptors too."""
+        self.settle()
+        return list(self._heard)
 
     @property
     def names(self) -> list[str]:
-        """Of what is kept, in the order in which it came."""
+        """Of what is kept after all that was sent so far, in the order in which it came."""
+        self.settle()
         with self._lock:
             return [name for name, _ in self._store]
 
@@ -143,8 +171,12 @@ class ServiceManager:
         packet, fds, _, _ = socket.recv_fds(self._notified, 65536, _MAX_FDS)
         for fd in fds:
             os.set_inheritable(fd, False)
+        if packet == _MARK:
+            for fd in fds:
+                os.close(fd)
+            return
         state = packet.decode()
-        self.heard.append(state)
+        self._heard.append(state)
         fields: dict[str, str] = dict(line.split("=", 1) for line in state.splitlines())
         if "FDSTORE" in fields:
             with self._lock:

@@ -8,7 +8,6 @@ import select
 import socket
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -50,6 +49,8 @@ _PROGRAM: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); from snapshotter.keeper.program import main; "
     "main(sys.argv[2], *map(int, sys.argv[3:]))"
 )
+_left: Final[set[int]] = set()
+"""Keepers that this process has started and left, and that had not ended when it looked last."""
 
 
 class Kept(NamedTuple):
@@ -150,9 +151,8 @@ class Keeper:
         """Leave: for the keeper the daemon has ended."""
         self._connection.close()
         if self._child:
-            # One that has ended stays a zombie until its parent looks.
-            with suppress(ChildProcessError):
-                os.waitpid(self._child, os.WNOHANG)
+            _left.add(self._child)
+            _reap()
 
     def __enter__(self) -> Self:
         return self
@@ -180,6 +180,17 @@ class Keeper:
         if answer is None:
             raise KeeperGone("the keeper is gone")
         return answer
+
+
+def _reap() -> None:
+    """Look after keepers of ours that were left: one that has ended stays a zombie until its parent looks."""
+    for child in tuple(_left):
+        try:
+            gone = os.waitpid(child, os.WNOHANG)[0]
+        except ChildProcessError:
+            gone = child
+        if gone:
+            _left.discard(child)
 
 
 def greet(run_dir: Path) -> tuple[Keeper, Kept | None]:
@@ -230,6 +241,7 @@ def keeper_argv(run_dir: Path) -> list[str]:
 
 def _launch(run_dir: Path) -> tuple[socket.socket, int]:
     """Start a keeper in a session of its own; returns a connection to it, and its process. Its words go to `<run>/keeper.log`."""
+    _reap()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with theirs:

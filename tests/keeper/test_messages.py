@@ -79,7 +79,7 @@ def test_descriptors_beside_what_is_no_message_are_closed(pair: Pair, packet: by
         rights = array("i", [file.fileno()] * count)
         pair[0].sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
     assert receive(pair[1]) is None
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_the_end_of_the_other_side_is_no_message(pair: Pair) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from snapshotter.daemon import activity as activity_module
 from snapshotter.daemon.activity import FILES_SHOWN, Activity
@@ -23,18 +24,19 @@ from snapshotter.service.bridge import Bridge
 from snapshotter.service.control_views import ActivityView, WaitKind
 from tests.doubles.layers import file, layer
 from tests.doubles.memory_registry import MemoryRegistry
-from tests.layer.world import World, content_name, find, run, world
+from tests.layer.world import World, content_name, find, world
 
 FILES = 300
 BUILT = layer(*(file(f"{number:03}", b"content %d" % number) for number in range(FILES)))
 SESSION = 3
+WAIT_S = 60
 
 
 class Node:
-    """A room with one layer, a gate and FUSE handlers, and threads that are said to wait."""
+    """A room with one layer, a gate and FUSE handlers, and threads that are said to wait. The clock may be moved on."""
 
-    def __init__(self, it: World, one: Layer) -> None:
-        self.it, self.layer = it, one
+    def __init__(self, it: World, one: Layer, clock: MockClock) -> None:
+        self.it, self.layer, self.clock = it, one, clock
         self.threads: list[BlockedThread] | None = []
         self.hinted: set[int] = set()
         self.gate = Gate(it.room.contents, it.state, it.nursery, it.store.place, open_waits=it.room.waits)
@@ -65,25 +67,26 @@ class _Told(Lookout):
 
 
 @asynccontextmanager
-async def node(tmp_path: Path, registry: MemoryRegistry) -> AsyncIterator[Node]:
+async def node(tmp_path: Path, registry: MemoryRegistry, clock: MockClock) -> AsyncIterator[Node]:
     async with world(tmp_path / "root", registry) as it:
         (one,) = await it.pull(BUILT)
         registry.hold = trio.Event()
-        made = Node(it, one)
+        made = Node(it, one, clock)
         await made.gate.load()
         yield made
         registry.hold.set()
 
 
-def in_node(tmp_path: Path, main: Callable[[Node], Awaitable[None]]) -> MemoryRegistry:
-    registry = MemoryRegistry()
+def in_node(tmp_path: Path, main: Callable[[Node], Awaitable[None]]) -> None:
+    """Run a test's coroutine; one that hangs fails."""
+    clock = MockClock(rate=1)
 
     async def wrapped() -> None:
-        async with node(tmp_path, registry) as made:
-            await main(made)
+        with trio.fail_after(2 * WAIT_S):
+            async with node(tmp_path, MemoryRegistry(), clock) as made:
+                await main(made)
 
-    run(wrapped)
-    return registry
+    trio.run(wrapped, clock=clock)
 
 
 def blocked(number: int, doing: Doing, *paths: str) -> BlockedThread:
@@ -129,18 +132,19 @@ def test_a_wait_at_the_gate_goes_on_in_a_read_and_counts_from_its_beginning(tmp_
             answers.append(await it.gate.lookup("node", name, me))
             await it.gate.read(answers[0].number, 0, 10)
 
-        it.gate._patience_s = 0.3
+        it.gate._patience_s = WAIT_S
         it.it.nursery.start_soon(open_and_read)
         await it.until(lambda: it.it.room.waits.lookups == 1)
         waiting = await it.view("erofs")
         assert [(row.kind, row.path, row.pid) for row in waiting.waits] == [(WaitKind.LOOKUP, "/008", me)]
+        it.clock.jump(WAIT_S)
         await it.until(lambda: it.it.room.waits.reads == 1)
         it.operations.openers.opened(it.operations._gate.inode(1 << 25 | answers[0].number), me)  # type: ignore[union-attr]
         it.threads = [blocked(me, Doing.CALL)]
         reading = await it.view("erofs")
         (row,) = reading.waits
         assert (row.kind, row.path, row.pid) == (WaitKind.READ, "/008", me)
-        assert row.waited_ns >= 300_000_000
+        assert row.waited_ns >= WAIT_S * 1_000_000_000
 
     in_node(tmp_path, main)
 

@@ -141,16 +141,18 @@ def test_so_many_threads_are_looked_at_and_no_more(proc: Path, monkeypatch: pyte
 
 def test_a_look_that_hangs_is_left_alone_and_no_other_is_begun_beside_it() -> None:
     """A process that waits in a page fault may hold the lock that /proc needs."""
-    free, looks = threading.Event(), 0
+    free, begun, looks = threading.Event(), threading.Event(), 0
 
     def look(_hinted: Iterable[int]) -> list[BlockedThread]:
         nonlocal looks
         looks += 1
+        begun.set()
         free.wait(30)
         return []
 
     lookout = Lookout(look)
     assert lookout.look((), 0.05) is None
+    assert begun.wait(30)
     assert lookout.look((), 0.05) is None
     assert looks == 1
     free.set()

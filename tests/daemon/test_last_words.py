@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from snapshotter.daemon.last_words import CRASH_NAME, LastWords, report
 from snapshotter.errors import PlaneError
-from snapshotter.plane.fuse.in_hand import DEATHS, IN_HAND_NAME, InHand, Request
+from snapshotter.plane.fuse import in_hand
+from snapshotter.plane.fuse.in_hand import DEATHS, IN_HAND_NAME, SUDDEN_NS, InHand, Request
 from snapshotter.plane.fuse.protocol import OP_READ
 
 READ = Request(OP_READ, 5, 0)
@@ -86,13 +88,16 @@ def test_a_kill_is_no_crash_and_convicts_nobody(
     assert words.convicted(None) == frozenset()
 
 
-def test_kills_at_once_after_one_request_convict_it(tmp_path: Path, begin: Callable[[], LastWords]) -> None:
+def test_kills_at_once_after_one_request_convict_it(
+    tmp_path: Path, begin: Callable[[], LastWords], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where the kernel ends a daemon for the memory that it took."""
+    now_ns = time.monotonic_ns()
+    monkeypatch.setattr(in_hand, "time", SimpleNamespace(monotonic_ns=lambda: now_ns))
     convicted = frozenset[Request]()
     for _ in range(DEATHS):
         InHand(tmp_path / IN_HAND_NAME).begin("read", 5, 0)
-        died_ns = time.monotonic_ns()
-        convicted = begin().convicted(died_ns)
+        convicted = begin().convicted(now_ns + SUDDEN_NS)
     assert convicted == {READ}
 
 

@@ -7,18 +7,24 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.daemon.test_main import START_S, Instance, end, instance
+from tests.doubles.closed_port import ClosedPort
 
 __all__ = ["instance"]
 
 LISTEN = "0A"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that nobody else takes; whoever names it may listen at it."""
+    with ClosedPort() as held:
+        yield held.port
 
 
 def configured(instance: Instance, address: str) -> tuple[str, str]:
@@ -49,8 +55,7 @@ def listeners(pid: int) -> list[str]:
     return found
 
 
-def test_metrics_are_there_from_ready_on_and_end_with_the_daemon(instance: Instance) -> None:
-    port = free_port()
+def test_metrics_are_there_from_ready_on_and_end_with_the_daemon(instance: Instance, port: int) -> None:
     process = instance.start(*configured(instance, f"127.0.0.1:{port}"))
     assert len(listeners(process.pid)) == 1
     text = get(port)
@@ -100,8 +105,7 @@ def test_an_address_that_is_taken_keeps_the_daemon_from_nothing_but_metrics(inst
     assert any(message.startswith("running without metrics") for message in messages)
 
 
-def test_hanging_scrapers_keep_the_daemon_from_nothing(instance: Instance) -> None:
-    port = free_port()
+def test_hanging_scrapers_keep_the_daemon_from_nothing(instance: Instance, port: int) -> None:
     process = instance.start(*configured(instance, f"127.0.0.1:{port}"))
     hanging = [socket.create_connection(("127.0.0.1", port), timeout=START_S) for _ in range(40)]
     try:

@@ -11,7 +11,9 @@ from snapshotter.daemon.sampling import LoopSample
 from tests.layer.world import run
 
 
-def test_a_loop_that_turns_answers_anew_each_time() -> None:
+def test_a_loop_that_turns_answers_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "PATIENCE_S", 30)
+
     async def main() -> None:
         numbers = itertools.count(1)
         sample = LoopSample(trio.lowlevel.current_trio_token(), lambda: next(numbers), 0)

@@ -16,7 +16,7 @@ from tests.mount.conftest import Served, run, start_child
 from tests.mount.test_erofs_images import mount_file
 
 OPTIONS = "metacopy=on,redirect_dir=on,index=off"
-END_S = 3.0
+END_S = 30.0
 
 
 @dataclass

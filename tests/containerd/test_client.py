@@ -16,7 +16,7 @@ from snapshotter.containerd.channel import connected
 from snapshotter.containerd.client import Client, checked_namespace
 from snapshotter.containerd.snapshots import Snapshots
 from snapshotter.errors import ConfigError, ContainerdError, ContainerdUnreachable, IntegrityError, NotFound
-from tests.doubles.containerd import containerd_at
+from tests.doubles.containerd import containerd_at, wait_until
 from tests.doubles.containerd_state import Blob, FakeContainerd
 from tests.doubles.registry import digest_of
 
@@ -62,6 +62,7 @@ def test_write_that_broke_off_goes_on_where_it_was(tmp_path: Path) -> None:
     with client(tmp_path) as (node, here):
         run(lambda: write(here, DATA[:5000], commit=False))
         assert node.ingests["ref"] == DATA[:5000]
+        wait_until(lambda: not node.locked)
         run(lambda: write(here, DATA))
         assert node.calls.count("Content.Write") == 2
         assert DIGEST in node.blobs

@@ -23,6 +23,9 @@ from snapshotter.doctor.findings import (
 from snapshotter.errors import ContainerdUnreachable, SnapshotterError
 from tests.doctor.world import failing
 
+HANGS_S = 3
+"""What answers at once does so within this time also where other work holds the machine up."""
+
 
 def found(*checks: Check, timeout_s: float = 10.0) -> list[Finding]:
     return list(examine(checks, timeout_s))
@@ -63,12 +66,12 @@ def test_a_check_that_hangs_is_a_fault_and_the_others_go_on() -> None:
         hangs, fine = found(
             Check(Group.KERNEL, "hangs", lambda: [ok(str(hold.wait(60)))]),
             Check(Group.KERNEL, "fine", lambda: [ok("")]),
-            timeout_s=0.3,
+            timeout_s=HANGS_S,
         )
     finally:
         hold.set()
     assert hangs.verdict is Verdict.FAULT
-    assert "no answer within 0.3 s" in hangs.found
+    assert f"no answer within {HANGS_S} s" in hangs.found
     assert fine.verdict is Verdict.OK
 
 
@@ -88,10 +91,15 @@ def test_findings_are_there_before_later_checks_begin() -> None:
 
 def test_an_interrupted_check_may_tidy_up() -> None:
     program = (
-        "import time\nfrom snapshotter.doctor.examination import examine\n"
+        "import signal, threading, time\nfrom snapshotter.doctor import examination\n"
         "from snapshotter.doctor.findings import Check, Group, ok\n"
-        "def look():\n    print('began', flush=True)\n    time.sleep(0.5)\n    print('tidied', flush=True)\n    return [ok('')]\n"
-        "list(examine([Check(Group.KERNEL, 'x', look)], 60.0))\n"
+        "came = threading.Event()\n"
+        "def interrupt(*_):\n    came.set()\n    raise KeyboardInterrupt\n"
+        "def look():\n    print('began', flush=True)\n    came.wait()\n    time.sleep(0.5)\n"
+        "    print('tidied', flush=True)\n    return [ok('')]\n"
+        "signal.signal(signal.SIGINT, interrupt)\n"
+        "examination.GRACE_S = 60.0\n"
+        "list(examination.examine([Check(Group.KERNEL, 'x', look)], 60.0))\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdout is not None

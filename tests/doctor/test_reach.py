@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import trustme
 
-from integration.harness.process import free_port
 from snapshotter.doctor.reach import addresses, knock, proxy_for, proxy_settings, without_secret
 from snapshotter.errors import RegistryUnreachable
 from snapshotter.registry.hosts import Endpoint
+from tests.doubles.closed_port import ClosedPort
 from tests.doubles.registry import LoopbackRegistry
 
 
@@ -40,8 +40,8 @@ def test_a_certificate_that_is_not_trusted_keeps_nobody_from_telling_the_time() 
 
 
 def test_nobody_and_silence_are_told_apart() -> None:
-    with pytest.raises(RegistryUnreachable, match="does not answer: Connection refused"):
-        knock(endpoint(f"http://127.0.0.1:{free_port()}"), 10.0)
+    with ClosedPort() as closed, pytest.raises(RegistryUnreachable, match="does not answer: Connection refused"):
+        knock(endpoint(f"http://127.0.0.1:{closed.port}"), 10.0)
     with LoopbackRegistry() as registry:
         registry.script("/v2/", "hang*")
         with pytest.raises(RegistryUnreachable, match="no answer in time"):

@@ -119,8 +119,8 @@ def test_our_own_unit_has_none_of_the_settings_that_hide_mounts() -> None:
 
 
 def test_systemctl_that_hangs_or_fails_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_SYSTEMCTL_TIMEOUT_S", 0.3)
-    with pytest.raises(TimeoutError, match="did not answer"):
+    with monkeypatch.context() as patch, pytest.raises(TimeoutError, match="did not answer"):
+        patch.setattr(service, "_SYSTEMCTL_TIMEOUT_S", 0.3)
         unit(world, "exec sleep 60")
     world.write("systemctl", "#!/bin/sh\necho 'Failed to connect to bus' >&2\nexit 1\n")
     subject = world.subject(machine_systemctl=str(world.top / "systemctl"))

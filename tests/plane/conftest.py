@@ -15,7 +15,7 @@ from snapshotter.plane.erofs.mounting import ErofsMounts, mount_image
 from snapshotter.plane.mounts import call_mount, detach, mount, mounts_below
 from tests.doubles.layers import dir, file, layer
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -88,6 +88,7 @@ def place_of(folder: Path, how: Backing) -> Iterator[Place]:
     if refusal is not None:
         pytest.skip(f"this machine mounts no EROFS image by {how}: {refusal}")
     made = Place(folder, how)
+    made.wait_for_loop_devices_to_go()
     try:
         yield made
     finally:

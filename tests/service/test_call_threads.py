@@ -149,7 +149,7 @@ def test_a_client_that_does_not_go_on_is_given_up_after_a_while() -> None:
 
 
 def test_the_call_that_waits_longest_makes_room_and_no_more_do() -> None:
-    threads = CallThreads(2, patience_s=60, hurry_s=0.5)
+    threads = CallThreads(2, patience_s=60, hurry_s=3)
     threads.begin()
     first, second = Call(threads), Call(threads)
     assert first.began.wait(SOON_S)

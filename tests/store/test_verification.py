@@ -177,7 +177,7 @@ def test_what_is_removed_during_a_sync_is_not_missing(tmp_path: Path, monkeypatc
 
     def slow(fd: int) -> None:
         in_sync.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         syncfs(fd)
 
     with opened(tmp_path) as store:
@@ -193,7 +193,7 @@ def test_what_is_removed_during_a_sync_is_not_missing(tmp_path: Path, monkeypatc
         syncing = threading.Thread(target=store.sync)
         verifying = threading.Thread(target=lambda: found.append(verify(store)))
         syncing.start()
-        assert in_sync.wait(10)
+        assert in_sync.wait(60)
         verifying.start()
         verifying.join(0.05)
         go_on.set()

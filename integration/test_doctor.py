@@ -80,7 +80,7 @@ def reconfigured(node: Node, old: str, new: str) -> Iterator[None]:
 def _restart_containerd(node: Node) -> None:
     node.containerd.stop()
     node.containerd.start()
-    wait_for(node.cri.runtime_ready, "a ready runtime", 60)
+    wait_for(node.cri.runtime_ready, "a ready runtime")
 
 
 def test_a_healthy_node_has_nothing_to_mend(healthy: Node) -> None:
@@ -88,6 +88,8 @@ def test_a_healthy_node_has_nothing_to_mend(healthy: Node) -> None:
     report = doctor(healthy, "--image", image)
     assert report.of("fault") == set()
     assert report.code == 0
+    # A line that other work holds up is worth a note, and no more.
+    fine = report.of("ok") | (report.of("note") & {"registry/ranges", "registry/speed"})
     assert {
         *("kernel/version", "kernel/plane", "kernel/mounts seen"),
         *("installation/root", "installation/run directory", "installation/socket", "installation/daemon"),
@@ -100,7 +102,7 @@ def test_a_healthy_node_has_nothing_to_mend(healthy: Node) -> None:
             "registry/ranges",
             "registry/speed",
         ),
-    } <= report.of("ok")
+    } <= fine
     assert "clock/skew" in report.of("ok")
     assert report.of("skipped") == {"installation/leftovers"}
 
@@ -117,7 +119,7 @@ def test_without_an_image_those_of_the_daemon_are_looked_at(healthy: Node) -> No
     try:
         report = doctor(healthy)
         assert healthy.reference("small:lazy") in {row["about"] for row in report.rows}
-        assert "registry/ranges" in report.of("ok")
+        assert "registry/ranges" in report.of("ok") | report.of("note")
     finally:
         healthy.remove_image(image)
         healthy.wait_until_collected()
@@ -223,7 +225,7 @@ def test_containerd_that_is_stopped_is_found(healthy: Node) -> None:
         report = doctor(healthy)
     finally:
         healthy.containerd.start()
-        wait_for(healthy.cri.runtime_ready, "a ready runtime", 60)
+        wait_for(healthy.cri.runtime_ready, "a ready runtime")
         healthy.wait_until_served()
     assert report.of("fault") == {"containerd/containerd"}
     assert report.code == MUST_BE_MENDED
@@ -238,7 +240,7 @@ def test_a_registry_that_is_down_is_found(healthy: Node) -> None:
 
 def test_a_registry_that_hangs_holds_nobody_up(healthy: Node) -> None:
     with healthy.hanging():
-        report = doctor(healthy, "--timeout", "3", "--image", healthy.reference("small:lazy"))
+        report = doctor(healthy, "--image", healthy.reference("small:lazy"))
     assert report.of("fault") == {"registry/host"}
     assert report.code == MUST_BE_MENDED
 

@@ -17,10 +17,11 @@ from integration.harness.node import Node, node
 from integration.harness.process import wait_for
 from integration.harness.registry import Registry
 from integration.images.trial import CHUNK, FILES_IN_FOLDER, PROBE, content, expected, large
+from snapshotter.plane.erofs.gate import PATIENCE_S
 
 SLEEP = ("/bin/busybox", "sleep", "1000")
-LONGEST_DEATH_S = 2.0
-"""From a kill to the end of a process that waits for content."""
+LONGEST_DEATH_S = 6.0
+"""From a kill to the end of a process that waits for content: less than five of them take if each is waited for anew."""
 
 
 def settings(on_outage: str) -> Table:
@@ -60,6 +61,13 @@ def read(box: Container, path: str) -> str:
     return box.exec([PROBE, "read", path]).stdout
 
 
+def refused_at_once(box: Container, path: str) -> bool:
+    """Whether a file cannot be opened; one whose answer took longer may be, and not be read."""
+    began = time.monotonic()
+    said = read(box, path)
+    return said == "open EIO\n" or (said == "read EIO\n" and time.monotonic() > began + PATIENCE_S)
+
+
 def sh(box: Container, script: str) -> str:
     """Everything that a shell in the container prints."""
     output = box.exec(["/bin/busybox", "sh", "-c", script])
@@ -68,14 +76,14 @@ def sh(box: Container, script: str) -> str:
 
 def comes_back(box: Container, path: str, data: bytes) -> None:
     """The same container reads a file that it could not read before."""
-    wait_for(lambda: read(box, path) == expected(data), f"the return of {path}", 10)
+    wait_for(lambda: read(box, path) == expected(data), f"the return of {path}")
 
 
 def test_what_is_not_on_the_node_is_an_io_error_until_the_registry_is_back(refusing: Node) -> None:
     box = started(refusing)
     assert read(box, "/outage/0") == expected(content("outage", 0))
     with refusing.outage():
-        assert read(box, "/outage/1") == "open EIO\n"
+        assert refused_at_once(box, "/outage/1")
         assert read(box, "/outage/large") == "read EIO\n"
         assert sh(box, "/outage/program uid").rstrip().endswith("/output error")
         assert read(box, "/outage/0") == expected(content("outage", 0))
@@ -101,7 +109,7 @@ def test_read_that_waited_in_vain_is_an_io_error_until_the_registry_is_back(
         assert time.monotonic() - began > 1.9
         assert appended.result().endswith("nput/output error\n")
     comes_back(box, "/outage/1", content("outage", 1))
-    wait_for(lambda: sh(box, "echo more >> /outage/2") == "", "the return of /outage/2", 10)
+    wait_for(lambda: sh(box, "echo more >> /outage/2") == "", "the return of /outage/2")
     assert read(box, "/outage/2") == expected(content("outage", 2) + b"more\n")
 
 
@@ -153,7 +161,7 @@ class Waiter:
         before = this.processes(path)
         # Its output goes to a file: nothing of it may hold the exec open.
         box.exec(["/bin/busybox", "sh", "-c", f"/bin/probe read {path} > /tmp/said 2>&1 < /dev/null &"])
-        wait_for(lambda: len(this.processes(path) - before) == 1, "the start of a reader")
+        wait_for(lambda: bool(this.processes(path) - before), "the start of a reader")
         (self.pid,) = this.processes(path) - before
         # The first to ask sleeps interruptibly until a signal comes, the others and readers do not: S, D.
         wait_for(lambda: self.state() in {"S", "D"}, f"process {self.pid} to wait")
@@ -173,7 +181,7 @@ class Waiter:
 
     def died_after(self) -> float:
         """Seconds from its kill to its end, or to when that was looked at."""
-        wait_for(lambda: not self.state(), f"the end of process {self.pid}", 10)
+        wait_for(lambda: not self.state(), f"the end of process {self.pid}")
         return time.monotonic() - self.killed
 
 
@@ -190,38 +198,38 @@ def test_process_killed_while_it_waits_in_open_is_gone_and_others_go_on(patient:
         assert first.died_after() < LONGEST_DEATH_S
         second = Waiter(patient, box, "/kill/0")
         assert read(box, "/kill/1") == expected(content("kill", 1))
-    wait_for(lambda: not second.state(), "the end of the one that was not killed", 20)
+    wait_for(lambda: not second.state(), "the end of the one that was not killed")
     assert sh(box, "cat /tmp/said") == expected(content("kill", 0))
 
 
 def test_processes_of_one_container_that_wait_for_one_file_are_all_gone_when_killed(patient: Node) -> None:
     box = started(patient)
     with patient.hanging():
-        waiters = [Waiter(patient, box, "/kill/2") for _ in range(4)]
+        waiters = [Waiter(patient, box, "/kill/2") for _ in range(6)]
         ended(*(one.kill() for one in reversed(waiters[1:])))
         assert waiters[0].state()
-    wait_for(lambda: not waiters[0].state(), "the end of the one that was not killed", 20)
+    wait_for(lambda: not waiters[0].state(), "the end of the one that was not killed")
 
 
 def test_processes_of_several_containers_that_wait_for_one_file_are_all_gone_when_killed(patient: Node) -> None:
     boxes = [started(patient) for _ in range(3)]
     with patient.hanging():
-        waiters = [Waiter(patient, box, "/kill/3") for box in boxes]
+        waiters = [Waiter(patient, box, "/kill/3") for box in boxes * 2]
         ended(*(one.kill() for one in waiters))
-    wait_for(lambda: read(boxes[0], "/kill/3") == expected(content("kill", 3)), "the registry's return", 20)
+    wait_for(lambda: read(boxes[0], "/kill/3") == expected(content("kill", 3)), "the registry's return")
 
 
 def test_who_waits_behind_one_that_is_killed_does_not_begin_to_wait_anew(patient: Node) -> None:
     boxes = [started(patient) for _ in range(4)]
     with patient.hanging():
-        first, *others, last = (Waiter(patient, box, "/kill/4") for box in boxes)
+        first, *others, last = (Waiter(patient, box, "/kill/4") for box in (boxes[0], *boxes[1:3] * 2, boxes[3]))
         # No signal reaches those who wait for the answer to the first, and one of them asks next.
         for one in others:
             one.kill()
         wait_for(lambda: time.monotonic() - first.began > 1.2, "the moment")
         ended(first.kill(), *others)
         assert last.state()
-    wait_for(lambda: not last.state(), "the end of the one that was not killed", 20)
+    wait_for(lambda: not last.state(), "the end of the one that was not killed")
     assert sh(boxes[-1], "cat /tmp/said") == expected(content("kill", 4))
 
 

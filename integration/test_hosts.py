@@ -38,7 +38,7 @@ def configured(start_node: StartNode, certs: Path) -> Configured:
         with open(node.containerd.folder / "config.toml", "a") as config:
             config.write(f'[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "{certs}"\n')
         node.containerd.start()
-        wait_for(node.cri.runtime_ready, "a ready runtime", 60)
+        wait_for(node.cri.runtime_ready, "a ready runtime")
         return node
 
     return start

@@ -78,15 +78,17 @@ def test_a_service_that_speaks_something_else_is_recognised(tmp_path: Path, caps
     with listening(tmp_path / "s") as listener:
 
         def greet() -> None:
-            for _ in range(2):
-                connection, _address = listener.accept()
-                with connection, suppress(BrokenPipeError):
-                    connection.sendall(b"220 smtp ready\r\n")
+            with suppress(OSError):
+                while True:
+                    connection, _address = listener.accept()
+                    with connection, suppress(ConnectionError):
+                        connection.sendall(b"220 smtp ready\r\n")
 
         thread = threading.Thread(target=greet)
         thread.start()
         err = complaint(capsys, tmp_path / "s", "--timeout", "5")
         assert "another service" in err or "did not answer in time" in err
+        listener.shutdown(socket.SHUT_RDWR)
         thread.join()
 
 

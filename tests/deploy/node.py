@@ -28,7 +28,7 @@ def use(node: Jail, log: Path) -> None:
         assert status["pid"] == daemon.pid
         assert status["mountpoint"] == "/run/estargz/fuse"
         assert all(one.startswith("/usr/local/lib/estargz-snapshotter/trees/") for one in workers_of(daemon))
-        assert daemon.stop() == 0
+        assert daemon.stop(timeout_s=60) == 0
     assert "unmounted /run/estargz/fuse" in node.output("snapshotter", "teardown")
 
 

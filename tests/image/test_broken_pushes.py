@@ -31,6 +31,12 @@ def writes(registry: LoopbackRegistry, method: str) -> list[str]:
     return [one.path.rpartition("/")[2] for one in registry.requests if one.method == method]
 
 
+def settle() -> None:
+    """Return when every connection that was given up has been served to its end: what it still brought is stored."""
+    handlers = "process_request_thread"
+    wait_for(lambda: not any(handlers in one.name for one in threading.enumerate()), "the end of all connections", 60)
+
+
 def image_is_whole(registry: LoopbackRegistry) -> bool:
     """Whether the tag names an image all blobs of which are there."""
     raw, _ = registry.manifests[registry.repository, TAG]
@@ -50,6 +56,7 @@ def test_write_that_is_refused_leaves_no_image_and_the_next_try_sends_what_is_mi
         with LoopbackRegistry() as registry:
             registry.script("", f"ok*{number} 400" if number else "400", method=method)
             assert run(source, registry.reference(f":{TAG}")) != 0
+            settle()
             assert (registry.repository, TAG) not in registry.manifests
             sent, there = len(writes(registry, "POST")), len(registry.blobs)
             assert run(source, registry.reference(f":{TAG}")) == 0
@@ -84,7 +91,7 @@ def test_upload_whose_connection_breaks_in_the_middle_begins_anew(registry: Loop
     with Relay("127.0.0.1", registry.port, bandwidth=20e6) as relay:
 
         def cut() -> None:
-            wait_for(lambda: relay.up > 1 << 20, "the middle of the upload")
+            wait_for(lambda: relay.up > 1 << 20, "the middle of the upload", 60)
             relay.drop_all()
 
         cutter = threading.Thread(target=cut)
@@ -121,12 +128,14 @@ def test_signal_in_the_middle_of_an_upload_leaves_no_image(
     number: signal.Signals, registry: LoopbackRegistry, tmp_path: Path, scratch: Path
 ) -> None:
     source = Image(tar(entry("small", b"1")), tar(entry("big", os.urandom(4 << 20)))).lay_out(tmp_path / "a")
-    with Relay("127.0.0.1", registry.port, bandwidth=2e6) as relay:
+    # Slow: most of it is still to come when the signal does.
+    with Relay("127.0.0.1", registry.port, bandwidth=1e5) as relay:
         target = f"{relay.address}/{registry.repository}:{TAG}"
         with converting(source, target, scratch) as process:
-            wait_for(lambda: relay.up > 1 << 20, "the middle of the upload", 30)
+            wait_for(lambda: relay.up > 100_000, "the middle of the upload", 60)
             process.send_signal(number)
-            process.wait(30)
+            process.wait(60)
+    settle()
     assert (registry.repository, TAG) not in registry.manifests
     # The next conversion also tidies up what nobody could when the first was killed.
     sent, there = len(writes(registry, "POST")), len(registry.blobs)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from integration.harness.process import wait_for
 from snapshotter.errors import ConfigError, FormatError
+from tests.doubles.registry import LoopbackRegistry
 from tests.format.tars import entry, tar
 from tests.image.converting import LOWER, UPPER, index_of, run
 from tests.image.images import OCI_INDEX, OCI_MANIFEST, Image, Layout, sha256, write_layout
+from tests.image.pulls import push_index
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -97,17 +100,25 @@ def test_image_that_is_listed_for_two_platforms_stays_that(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_ends_a_conversion_and_leaves_nothing_of_it(number: signal.Signals, tmp_path: Path) -> None:
-    # Incompressible, and slow at this level: it is under way when the signal comes.
+def test_signal_ends_a_conversion_and_leaves_nothing_of_it(
+    number: signal.Signals, registry: LoopbackRegistry, tmp_path: Path, scratch: Path
+) -> None:
+    # Incompressible, and slow at this level: it is being compressed when the signal comes. The second image never comes.
     big = tar(*(entry(f"f{part}", os.urandom(1 << 20)) for part in range(24)))
-    source = Image(big).lay_out(tmp_path / "a")
-    scratch = tmp_path / "scratch"
+    second = Image(UPPER, architecture="arm64")
+    push_index(registry, {"amd64": Image(big), "arm64": second})
+    last = second.document["layers"][0]["digest"]
+    registry.script(last, "stall@9*", method="GET")
+    source = registry.reference(":v1")
     command = [sys.executable, "-m", "snapshotter", "image", "convert", source, f"oci:{tmp_path}/b:new"]
-    options = ["--level", "12", "--parallelism", "1", "--scratch", str(scratch)]
+    options = ["--all-platforms", "--level", "12", "--parallelism", "1", "--scratch", str(scratch)]
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            while not any(scratch.glob("convert-*/1/blob")):
-                assert process.poll() is None
+            wait_for(
+                lambda: any(scratch.glob("convert-*/1/blob")) or any(last in one.path for one in registry.requests),
+                "the work on the first image",
+                60,
+            )
             process.send_signal(number)
             out, err = process.communicate(timeout=60)
         finally:

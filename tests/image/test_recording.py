@@ -201,7 +201,9 @@ def test_other_roots_namespaces_and_bind_mounts_lead_to_the_same_names(start: St
         os.environ["PATH"] = "/host/usr/sbin:/host/usr/bin:/host/sbin:/host/bin"
         run("mount --bind /app /mnt; read x < /mnt/mounted || true; until umount /mnt 2> /host/dev/null; do sleep 0.01; done")
         run("unshare --mount /host/bin/sh -c 'read x < /app/namespace || true'")
-        run("unshare --mount /host/bin/sh -c 'mount --bind /app/bound /mnt; read x < /mnt/x || true; sleep 1'")
+        # What is bound is named by the namespace, which lasts until the access is noted: the mount is busy till then.
+        gone = "until umount /mnt 2> /host/dev/null; do sleep 0.01; done"
+        run(f"unshare --mount /host/bin/sh -c 'mount --bind /app/bound /mnt; read x < /mnt/x || true; {gone}'")
     """
     assert record(box, code) == ["app/chroot", "app/mounted", "app/namespace", "app/bound/x"]
 

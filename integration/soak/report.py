@@ -12,7 +12,9 @@ from integration.soak.watcher import Sample
 
 WITHIN = 0.05
 GRAIN = {"RSS, MB": 1.0, "other descriptors": 1.0, "keeper: descriptors": 1.0, "threads": 1.0}
-"""What is judged, and by how much a mean may differ whatever its size: one buffer more, one connection more.
+"""What is judged, and by how much a mean may grow whatever its size: one buffer more, one connection more.
+
+It becomes less where fewer images happened to be there at a time.
 
 Files of the cache that are open are not: their number is bounded, and below that follows the number of cached files, which is
 as many as fit at that time.
@@ -60,7 +62,7 @@ def _between(samples: Sequence[Sample], begin: float, end: float) -> list[Sample
 
 def _flat(what: str, middle: float, last: float) -> bool | None:
     grain = next((grain for word, grain in GRAIN.items() if what.endswith(word)), None)
-    return None if grain is None else abs(last - middle) <= max(WITHIN * middle, grain)
+    return None if grain is None else last - middle <= max(WITHIN * middle, grain)
 
 
 def complaints(findings: Findings) -> list[str]:

@@ -4,6 +4,7 @@ Tests speak to a node through this class only, so that the same bodies can run a
 """
 
 import hashlib
+import os
 import signal
 import time
 from collections import Counter
@@ -183,8 +184,13 @@ class Node:
         return {pid for pid in processes_rooted_in(self.place.folder) if word in arguments_of(pid)}
 
     def wait_until_complete(self, name: str, timeout_s: float = 120.0) -> None:
-        """Wait until background fill has brought everything of an image."""
-        done = lambda: set(self.layer_states(name)) == {"complete"}  # noqa: E731
+        """Wait until background fill has brought everything of an image, and the kernel finds it without the daemon."""
+
+        def done() -> bool:
+            # The last chunk of a large file is there before the file is checked and has its name.
+            partial = self.daemon.root / "partial"
+            return set(self.layer_states(name)) == {"complete"} and not any(names for _, _, names in os.walk(partial))
+
         wait_for(done, f"the end of background fetching of {name}", timeout_s)
 
     def mounts(self) -> list[MountPoint]:

@@ -19,7 +19,10 @@ from integration.harness.leftovers import MARKER
 from integration.harness.node import CRI_NAMESPACE, LAZY, WHOLE, Node
 from integration.harness.process import wait_for
 from integration.harness.registry import RegistryClient
+from integration.harness.site import IMAGE, site
 from integration.images.sample import SMALL_OUTPUT, SMALL_WORKLOAD
+from integration.images.trial import PROBE
+from integration.images.trial import expected as told
 from snapshotter.containerd import ingest, leases
 from snapshotter.containerd.channel import connected
 from snapshotter.containerd.client import Client
@@ -31,13 +34,13 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 def begin(node: Node, name: str, *options: str) -> subprocess.Popen[str]:
-    """Start a pull into a node's containerd."""
+    """Start a pull into a node's containerd, of an image of its registry or of another."""
     argv = [*SNAPSHOTTER, "image", "pull", "--plain-http", "--containerd", str(node.containerd.address), *options]
     env = {**os.environ, MARKER: os.environ.get(MARKER, ""), "HOME": str(node.place.folder), "ESTARGZ_TRACEBACK": "1"}
     for name_of_default in ("CONTAINERD_NAMESPACE", "CONTAINERD_ADDRESS", "ESTARGZ_ADDRESS", "DOCKER_CONFIG"):
         env.pop(name_of_default, None)
     return subprocess.Popen(
-        [*argv, node.reference(name)],
+        [*argv, name if "/" in name else node.reference(name)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -68,9 +71,7 @@ def states(pulled: Mapping[str, Any]) -> list[tuple[str, str]]:
 def run(node: Node, name: str, snapshotter: str = LAZY) -> str:
     """What the small workload prints in a container that ctr runs."""
     reference = node.reference(name)
-    # ctr stops listening as soon as the program has ended, also to what it has not read yet.
-    command = ("/bin/busybox", "sh", "-c", '"$@"; sleep 0.3', "sh", *SMALL_WORKLOAD)
-    return node.ctr().run(reference, "workload", command, snapshotter=snapshotter, cgroup=node.place.name)
+    return node.ctr().run(reference, "workload", SMALL_WORKLOAD, snapshotter=snapshotter, cgroup=node.place.name)
 
 
 def remains(node: Node, namespace: str = "default", snapshotter: str = LAZY) -> dict[str, list[str]]:
@@ -282,21 +283,27 @@ def test_killed_pull_leaves_a_lease_that_hinders_nobody(
             assert remains(node) == {}, words
 
 
-def test_containerd_killed_in_the_middle_is_told_and_the_next_pull_succeeds(
-    start_node: StartNode, lazy_images: None, mixed_image: str
-) -> None:
-    node = start_node(round_trip_s=1.0)
-    process = begin(node, mixed_image)
-    # From here it has to ask the registry for a layer at least, which takes two round trips.
-    wait_for(lambda: bool(node.ctr()("leases", "ls", "--quiet")), "a lease", TIMEOUT_S)
-    node.containerd.stop(signal.SIGKILL)
-    code, out, words = end(process)
-    assert (code, out) == (62, "")
-    assert "broke off" in words
-    assert "could not be deleted" in words
-    node.containerd.start()
-    node.wait_until_served()
-    node.relay.delay_s = 0.0
-    assert node.ctr().images() == []
-    pull(node, mixed_image)
-    assert run(node, mixed_image) == SMALL_OUTPUT
+def test_containerd_killed_in_the_middle_is_told_and_the_next_pull_succeeds(start_node: StartNode) -> None:
+    node = start_node()
+    with site("killed") as one:
+        with RegistryClient(one.server.url) as client:
+            layer = client.manifest(*IMAGE.split(":"))["layers"][0]["digest"]
+        one.server.script(f"blobs/{layer}", "hang*")
+        one.server.forget()
+        process = begin(node, one.reference)
+        # Asked by the daemon, for a Prepare that is not answered before.
+        asked = lambda: any(layer in request.path for request in one.server.requests)  # noqa: E731
+        wait_for(asked, "a request for a layer", TIMEOUT_S)
+        node.containerd.stop(signal.SIGKILL)
+        code, out, words = end(process)
+        assert (code, out) == (62, "")
+        assert "broke off" in words
+        assert "could not be deleted" in words
+        node.containerd.start()
+        node.wait_until_served()
+        one.server.script(f"blobs/{layer}", "ok")
+        assert node.ctr().images() == []
+        assert states(pull(node, one.reference)) == [("lazy", "")] * 2
+        read = (PROBE, "read", "/away/1")
+        said = node.ctr().run(one.reference, "reader", read, snapshotter=LAZY, cgroup=node.place.name)
+        assert said == told(one.content(1))

@@ -215,10 +215,10 @@ def test_program_has_our_terminal_with_its_size_and_gives_it_back(place: Node) -
         os.close(theirs)
 
 
-def test_full_screen_of_a_program_that_the_period_ends_is_left(place: Node) -> None:
+def test_full_screen_of_a_program_that_is_ended_is_left(place: Node) -> None:
     ours, theirs = pty.openpty()
     program = json.dumps([f"/{SHELL}", "-c", rf"printf '\033[?1049h\033[?25lfull'; /{SLEEPER} sleep 1000"])
-    options = ("-t", "-i", "--period", "0.5", "--entrypoint", program, "--args", "[]")
+    options = ("-t", "-i", *NEVER_OVER, "--wait-on-line", "full", "--entrypoint", program, "--args", "[]")
     # What it says goes to the terminal, though our standard output is none.
     process = begin(place, *options, stdin=theirs, stderr=theirs)
     try:

@@ -182,7 +182,8 @@ def test_command_that_ends_while_its_task_is_made_leaves_no_process_that_nobody_
     code, _, said = end(process)
     assert code in (-signal.SIGKILL, 130), said
     if number == signal.SIGKILL:
-        assert sample_mounts(place)
+        # The mount may go: containerd clears up what it has made for a call that was given up.
+        assert "containers" in remains(place)
         optimize(place, "--wait-on-line", LINE)
 
 

@@ -12,6 +12,7 @@ import trio
 from integration.conftest import ALONE, StartNode
 from integration.harness.cri import Container
 from integration.harness.node import Node
+from integration.harness.process import wait_for
 from integration.images.sample import SMALL_WORKLOAD
 from integration.images.trial import PROBE, content, expected, large
 from snapshotter.image.optimize.record_file import Recorded, format_record, parse_record
@@ -33,6 +34,8 @@ def test_files_of_lazy_layers_are_recorded_while_some_wait_for_a_registry_that_h
     this.pull(trial_image)
     box = this.start(this.reference(trial_image), *SLEEP)
     assert read(box, "/kill/1") == [expected(content("kill", 1))]
+    # The runtime's own program becomes it a moment after the start was answered.
+    wait_for(lambda: bool(this.processes(SLEEP[-1])), "the container's program")
     (process,) = this.processes(SLEEP[-1])
 
     async def main() -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from integration.conftest import ALONE, StartNode
+from integration.harness.node import Node
 from integration.harness.process import wait_for
 
 DISK = 256 << 20
@@ -29,6 +30,18 @@ def waits_in_copy_up(pid: int) -> bool:
     return "ovl_copy_up" in Path(f"/proc/{pid}/stack").read_text()
 
 
+def alone(this: Node, word: str) -> int:
+    """The process in a container that has `word` among its arguments: what it starts has them until it is another program."""
+    seen: list[int] = []
+
+    def look() -> bool:
+        seen[:] = this.processes(word)
+        return len(seen) == 1
+
+    wait_for(look, f"one process with {word}")
+    return seen[0]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_daemon_starts_while_the_rename_lock_of_its_disk_waits_for_it(
     start_node: StartNode, trial_image: str, number: signal.Signals
@@ -36,9 +49,7 @@ def test_daemon_starts_while_the_rename_lock_of_its_disk_waits_for_it(
     this = start_node(ALONE, plane="fuse", disk=DISK)
     box = this.start(this.pull(trial_image), "/bin/busybox", "sh", "-c", COPIER, NAME)
     wait_for(box.has_printed, "the container's first word")
-    # What it starts has its arguments until it is another program.
-    wait_for(lambda: len(this.processes(NAME)) == 1, "the shell to be alone")
-    (pid,) = this.processes(NAME)
+    pid = alone(this, NAME)
     one, two = this.daemon.root / "one", this.daemon.root / "two"
     one.mkdir()
     two.mkdir()

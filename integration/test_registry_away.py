@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import grpc
@@ -57,7 +58,7 @@ class Readers:
               ) < /dev/null > /dev/null 2>&1 &
             done"""
         box.exec(["/bin/busybox", "sh", "-c", script])
-        wait_for(lambda: all(this.processes(f"/away/{n}") for n in numbers), "readers that wait")
+        wait_for(lambda: all(this.processes(f"/away/{n}") for n in numbers), "readers that wait", 60)
 
     def waiting(self) -> int:
         """How many are not through."""
@@ -82,6 +83,7 @@ def recovery(this: Node, sites: dict[str, Site], away_s: float) -> dict[str, flo
     """By site: seconds from its return until all who had waited for it have read their files."""
     boxes = {way: started(this, one.reference) for way, one in sites.items()}
     numbers = range(READERS)
+    since = now()
     for way, one in sites.items():
         one.server.forget()
         one.away(way)
@@ -89,7 +91,7 @@ def recovery(this: Node, sites: dict[str, Site], away_s: float) -> dict[str, flo
     time.sleep(away_s)
     assert {way: some.waiting() for way, some in readers.items()} == dict.fromkeys(sites, READERS)
     # Whoever waits asks together with the others of his layer: at the one that fails at once this can be counted.
-    assert len(sites[FAILING].server.requests) < READERS * 5 + PROBES_PER_S * away_s
+    assert len(sites[FAILING].server.requests) < READERS * 5 + PROBES_PER_S * (now() - since)
     returned = {}
     for way, one in sites.items():
         returned[way] = now()
@@ -104,7 +106,7 @@ def recovery(this: Node, sites: dict[str, Site], away_s: float) -> dict[str, flo
 def test_readers_go_on_soon_after_the_return_of_their_registry(
     start_node: StartNode, sites: dict[str, Site], erofs: str
 ) -> None:
-    assert max(recovery(start_node(on_outage("wait:60s"), plane=erofs), sites, 8.0).values()) < PROMPT_S
+    assert max(recovery(start_node(on_outage("wait:300s"), plane=erofs), sites, 8.0).values()) < PROMPT_S
 
 
 @pytest.mark.long
@@ -125,23 +127,35 @@ def test_mirrors_are_asked_in_order_and_one_that_is_sick_is_passed_over_until_an
         this = start_node(on_outage("wait", config_path=[str(tmp_path)]), plane=erofs)
         box = started(this, own.reference)
 
-        def read(number: int) -> list[int]:
-            """Read a file; how many requests for it each server was sent."""
+        numbers = count()
+
+        def read() -> list[int]:
+            """Read a file that nobody has read; how many requests for it each server was sent."""
             for server in (one, two, own):
                 server.server.forget()
+            number = next(numbers)
             assert box.exec([PROBE, "read", f"/away/{number}"]).stdout == expected(own.content(number))
             asked = [server.server.requests for server in (one, two, own)]
             return [sum("range" in request.headers for request in requests) for requests in asked]
 
-        assert read(0) == [1, 0, 0]
+        def reads(*asked: int) -> None:
+            """One read after the other, until one is asked for so: a server that is slow is not asked alone, and one that is
+            sick is asked now and then.
+            """
+            wait_for(lambda: read() == [*asked], f"a read that takes {asked} requests")
+
+        reads(1, 0, 0)
         one.away(HANGING)
-        assert read(1) == [1, 1, 0]
-        assert read(2) == [0, 1, 0]
+        first, second, _ = read()
+        assert first
+        assert second
+        reads(0, 1, 0)
         two.away(FAILING)
-        assert read(3)[2] == 1
-        assert read(4) == [0, 0, 1]
+        assert read()[2]
+        reads(0, 0, 1)
         own.away(REFUSING)
-        readers = Readers(this, box, range(5, 8))
+        later = [next(numbers) for _ in range(3)]
+        readers = Readers(this, box, later)
         time.sleep(6.0)
         assert readers.waiting() == 3
         returned = now()
@@ -149,7 +163,7 @@ def test_mirrors_are_asked_in_order_and_one_that_is_sick_is_passed_over_until_an
         took_s = readers.end() - returned
         print(f"\nback through the second mirror: {took_s:.2f} s")
         assert took_s < PROMPT_S
-        assert readers.said() == [expected(own.content(n)) for n in range(5, 8)]
+        assert readers.said() == [expected(own.content(n)) for n in later]
 
 
 def labels(this: Node, name: str) -> list[dict[str, str]]:
@@ -224,7 +238,7 @@ def test_reader_that_waits_is_gone_when_it_is_killed_and_the_others_are_not(star
 
 def test_nobody_waits_where_nobody_shall(start_node: StartNode, plane: str) -> None:
     with site("error") as one:
-        this = start_node(on_outage("error", retries=1, read_timeout_s=1.0, connect_timeout_s=1.0), plane=plane)
+        this = start_node(on_outage("error", retries=1, read_timeout_s=4.0, connect_timeout_s=4.0), plane=plane)
         box = started(this, one.reference)
         assert box.exec([PROBE, "read", "/away/0"]).stdout == expected(one.content(0))
         for number, way in enumerate(WAYS, 1):

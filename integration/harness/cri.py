@@ -125,7 +125,7 @@ class Cri:
         answer = self._call("RuntimeService/ContainerStats", request, api.ContainerStatsResponse)
         return answer.stats.writable_layer.used_bytes.value
 
-    def exec(self, container: str, command: Sequence[str], timeout_s: int = 60) -> Output:
+    def exec(self, container: str, command: Sequence[str], timeout_s: int = 240) -> Output:
         """Run a command inside a running container."""
         request = api.ExecSyncRequest(container_id=container, cmd=command, timeout=timeout_s)
         answer = self._call("RuntimeService/ExecSync", request, api.ExecSyncResponse)

@@ -26,8 +26,6 @@ from tests.doubles.registry import LoopbackRegistry, digest_of
 from tests.doubles.server import Handler, Recorded
 
 CONFIG = {"mediaType": "application/vnd.oci.image.config.v1+json", "size": 2}
-HANGS_S = 6.0
-"""What answers at all does so within this time also where other work holds the machine up."""
 LAZY = layer(file("a", os.urandom(60_000)))
 PLAIN = b"\x1f\x8b" + bytes(5000)
 
@@ -66,14 +64,14 @@ def push(registry: LoopbackRegistry, *layers: BuiltLayer | bytes) -> str:
     return registry.reference()
 
 
-def findings(world: World, *images: str, timeout_s: float = 10.0) -> list[Finding]:
-    subject = world.subject(images=images, timeout_s=timeout_s)
+def findings(world: World, *images: str) -> list[Finding]:
+    subject = world.subject(images=images)
     looked = Images(subject, Once(world.voice.status))
-    return list(examine([*looked.clock_checks(), *looked.checks()], timeout_s))
+    return list(examine([*looked.clock_checks(), *looked.checks()], subject.timeout_s))
 
 
-def found(world: World, *images: str, timeout_s: float = 10.0) -> dict[str, Finding]:
-    return {one.name: one for one in findings(world, *images, timeout_s=timeout_s)}
+def found(world: World, *images: str) -> dict[str, Finding]:
+    return {one.name: one for one in findings(world, *images)}
 
 
 def faults(seen: dict[str, Finding]) -> set[str]:
@@ -98,7 +96,7 @@ def test_a_registry_that_is_down_is_one_fault(world: World) -> None:
 def test_a_registry_that_hangs_ends_within_the_time_of_each_check(world: World, registry: Registry) -> None:
     image = push(registry, LAZY)
     registry.script("", "hang*")
-    seen = found(world, image, timeout_s=HANGS_S)
+    seen = found(world, image)
     assert faults(seen) == {"host"}
     assert seen["skew"].verdict is Verdict.NOTE
 
@@ -210,7 +208,7 @@ def test_blobs_that_are_not_served_are_a_fault_of_another_kind(world: World, reg
 def test_a_layer_that_hangs_is_a_fault_and_the_others_are_told(world: World, registry: Registry) -> None:
     image = push(registry, LAZY, PLAIN)
     registry.script(digest_of(PLAIN), "hang*")
-    seen = found(world, image, timeout_s=HANGS_S)
+    seen = found(world, image)
     assert faults(seen) == {"ranges"}
     assert seen["ranges"].found.startswith("1 of 2 layers")
     assert "layer 1 (sha256:" in seen["lazy"].found

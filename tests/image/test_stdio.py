@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from snapshotter.containerd.tasks import Task
 from snapshotter.image.optimize.stdio import LineWatch, Streams, open_stdio
 
-SECOND_S = 10.0
+SECOND_S = 30.0
 
 
 class ToldTask:

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import random
-import socket
 import subprocess
-import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import httpx
 import pytest
 import trio
 
+from integration.harness.process import accepts, free_port, wait_for
 from snapshotter.config import RegistryConfig
 from snapshotter.errors import RegistryDenied
 from snapshotter.registry.blob import Blob
@@ -35,30 +34,22 @@ storage:
 http: {{addr: "127.0.0.1:{port}"}}
 """
 AUTH = "auth: {{htpasswd: {{realm: loopback, path: {path}}}}}\n"
-STARTS_WITHIN_S = 30.0
+STARTS_WITHIN_S = 60.0
 
 
 @contextmanager
 def docker_registry(folder: Path, *, htpasswd: Path | None = None) -> Iterator[str]:
     """host:port of a registry that runs while the context is open; with `htpasswd` for those whom this file knows."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = folder / "config.yml"
     auth = AUTH.format(path=htpasswd) if htpasswd is not None else ""
     config.write_text(CONFIG.format(root=folder / "store", port=port) + auth)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + STARTS_WITHIN_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        address = "127.0.0.1", port
+        wait_for(lambda: process.poll() is not None or accepts(address), "the registry's start", STARTS_WITHIN_S)
+        assert process.poll() is None, (folder / "log").read_text()
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()

@@ -135,8 +135,16 @@ def within(top: Path) -> Iterator[Path]:
     """Everything below a directory, mounts left out."""
     device = top.lstat().st_dev
     for folder, names, files in os.walk(top):
-        names[:] = [name for name in names if os.lstat(os.path.join(folder, name)).st_dev == device]
+        names[:] = [name for name in names if device_of(Path(folder, name)) == device]
         yield from (Path(folder, name) for name in (*names, *files))
+
+
+def device_of(path: Path) -> int:
+    """What it lies on; 0 of one that is gone, such as the directory of a snapshot that containerd has just collected."""
+    try:
+        return path.lstat().st_dev
+    except FileNotFoundError:
+        return 0
 
 
 def as_nobody(paths: list[str]) -> list[str]:

@@ -144,7 +144,10 @@ def kill_in_the_middle_of_everything(
     found: list[str] = []
 
     def tidy() -> bool:
-        found[:] = orphans(this)
+        try:
+            found[:] = orphans(this)
+        except FileNotFoundError as gone:  # files come and go while they are looked at
+            found[:] = [str(gone)]
         return not found
 
     try:

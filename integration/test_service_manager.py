@@ -48,6 +48,11 @@ def lose_daemon_and_keeper(this: Node) -> None:
     assert wait_for_end(keeper)
 
 
+def wait_until_kept(manager: ServiceManager, *names: str) -> None:
+    """The manager hears of it in a thread of its own."""
+    wait_for(lambda: sorted(manager.names) == sorted(names), f"a store with {names}")
+
+
 def reads(task: Task, folder: str, number: int) -> None:
     assert task.exec(PROBE, "read", f"/{folder}/{number}") == expected(content(folder, number))
 
@@ -57,7 +62,7 @@ def test_with_daemon_and_keeper_gone_containers_read_on(managed: tuple[Node, Ser
     this.pull(trial_image)
     task = Task(this, "reader", trial_image)
     reads(task, "restart", 1)
-    assert sorted(manager.names) == sorted(NAMES)
+    wait_until_kept(manager, *NAMES)
     for round_ in range(1, 4):
         before, mounts = this.daemon.json("status"), this.mounts()
         lose_daemon_and_keeper(this)
@@ -70,7 +75,7 @@ def test_with_daemon_and_keeper_gone_containers_read_on(managed: tuple[Node, Ser
         # What was there, and what was never asked for.
         reads(task, "restart", 1)
         reads(task, "restart", 1 + round_)
-        assert sorted(manager.names) == sorted(NAMES)
+        wait_until_kept(manager, *NAMES)
     assert this.daemon.log().count("comes from the service manager's store") == 3
     # Between two such losses the keeper has it again: what it keeps tells more.
     this.daemon.stop(signal.SIGKILL)
@@ -126,6 +131,6 @@ def test_a_teardown_leaves_nothing_with_keeper_and_manager(
     this.daemon.command("teardown")
     wait_for(lambda: not this.daemon.process.running, "the end of the daemon", 60)
     assert wait_for_end(keeper)
-    assert manager.names == []
+    wait_until_kept(manager)
     this.daemon.start()
     assert this.daemon.json("status")["take_overs"] == 0

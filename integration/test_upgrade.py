@@ -61,5 +61,8 @@ def test_containers_of_an_older_version_read_on_and_its_state_is_brought_up_to_d
     assert {row["digest"]: row["number"] for row in node.daemon.json("layers")} == numbers
     assert node.run(image, "/bin/busybox", "wc", "-c", "/data/1/1").exit_code == 0
     assert [faults_of(lines) for lines in stop_readers(node, containers)] == [[], []]
-    assert all(f".{INDEX_REVISION}.idx" in index.name for index in (node.daemon.root / "index").iterdir())
-    assert not list((node.daemon.root / "erofs").glob("*.0.erofs"))
+    index = node.daemon.root / "index"
+    wait_for(
+        lambda: all(f".{INDEX_REVISION}.idx" in one.name for one in index.iterdir()), "indexes of this version alone"
+    )
+    wait_for(lambda: not list((node.daemon.root / "erofs").glob("*.0.erofs")), "images of this version alone")

@@ -16,7 +16,9 @@ DISK = 64 << 20
 CACHE = ("objects", "late", "partial", "unproven")
 SLACK = 512 << 10
 """What the file system takes for itself meanwhile: extents, directories, inodes that it initialises."""
-SLEEP = ("/bin/busybox", "sleep", "1000000")
+HOLDS = "exec 5< /change/1; touch /tmp/open; exec sleep 1000000"
+"""For a shell: keep a file open, so that the kernel does not forget it, which it may with all others at any time."""
+
 CHANGES = """
 dd if=/dev/urandom of=/plain bs=1000 count=300; ln /plain /linked; ln /plain /linked-again
 dd if=/dev/urandom of=/sparse bs=4096 count=1 seek=2000; truncate -s 9000000 /sparse; mkdir /folder; ln -s /plain /folder/link
@@ -72,24 +74,25 @@ def test_cache_usage_adds_up_with_du_and_with_the_file_system(
     this = start_node(ALONE, plane=plane, disk=DISK)
     image = this.pull(trial_image)
     own = unnamed_bytes(this)
-    boxes = [this.start(image, *SLEEP) for _ in range(2)]
+    boxes = [this.start(image, "/bin/busybox", "sh", "-c", HOLDS) for _ in range(2)]
     for box in boxes:
+        wait_for((this.rootfs(box) / "tmp/open").exists, "a container that has a file open")
         read_folder(box, "change")
     # Of a large file a part: it lies in `partial`.
     assert boxes[0].exec(["/bin/busybox", "dd", "if=/tree/large", "of=/dev/null", "bs=1", "count=1"]).exit_code == 0
     wait_for(lambda: cache_agrees(this), "sums that agree with du")
-    assert deleted_open(this) == 0
+    wait_for(lambda: deleted_open(this) == 0, "the end of reads")
     this.daemon.command("cache", "prune", "--all")
     wait_for(lambda: cache_agrees(this), "sums that agree with du after the cache was emptied")
     # On the erofs plane the kernel keeps what the containers have found; no name leads there any more.
-    held = deleted_open(this)
-    assert (held > 0) == (plane == "erofs")
-    assert abs(unnamed_bytes(this) - own - held) < SLACK
+    wait_for(lambda: (deleted_open(this) > 0) == (plane == "erofs"), "what containers hold, and nothing else")
+    add_up = lambda: abs(unnamed_bytes(this) - own - deleted_open(this)) < SLACK  # noqa: E731
+    wait_for(add_up, "sums that agree with the file system")
     read_folder(boxes[1], "tree")
     wait_for(lambda: cache_agrees(this), "sums that agree with du when files have come again")
     this.remove_sandbox()
     wait_for(lambda: deleted_open(this) == 0, "the end of what containers held")
-    assert abs(unnamed_bytes(this) - own) < SLACK
+    wait_for(add_up, "sums that agree with the file system in the end")
 
 
 def test_usage_of_ordinary_snapshots_is_that_of_du(start_node: StartNode, registry: Registry) -> None:

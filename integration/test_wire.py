@@ -5,6 +5,8 @@ import stat
 from pathlib import Path
 
 from integration.conftest import FILLING, StartNode
+from integration.harness.node import Node
+from integration.harness.process import wait_for
 from integration.images.sample import WORKLOAD
 
 
@@ -22,10 +24,18 @@ def test_pull_and_start_fetch_a_small_share_of_the_image(start_node: StartNode, 
     assert pulled < needed < size / 3
 
 
+def fetches(node: Node) -> bool:
+    """Whether something is on its way for any reader, or will be without one."""
+    seen = node.daemon.json("top", "--once", "--interval", "0.1")
+    return any(seen[f"fetching_{why}"] for why in ("demand", "prefetch", "background"))
+
+
 def test_second_container_fetches_nothing(start_node: StartNode, lazy_images: None) -> None:
     node = start_node()
     image = node.pull("sample:lazy")
     node.run(image, *WORKLOAD)
+    # Neighbours of what was read may still be coming.
+    wait_for(lambda: not fetches(node), "the end of all fetches")
     before = node.traffic()
     assert node.run(image, *WORKLOAD).exit_code == 0
     assert node.traffic().since(before).received == 0

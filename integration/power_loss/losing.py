@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -134,8 +134,10 @@ def _loss(
         work.result()
     for pattern in METADATA:
         for path in disk.root.glob(pattern):
-            if (name := str(path.relative_to(disk.root))) not in metadata:
-                metadata[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            # An image that leaves takes it along.
+            with suppress(FileNotFoundError):
+                if (name := str(path.relative_to(disk.root))) not in metadata:
+                    metadata[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     if dice.random() < 0.7:
         _write_back(disk.root, dice)
     writes: dict[str, int] = {}

@@ -35,7 +35,7 @@ def _without_images(node: Node, names: Sequence[str]) -> Iterator[str]:
         node.remove_image(image)
     yield from _late("snapshots of containerd", node.snapshots)
     yield from _late("file in root", lambda: _files(node.daemon.root))
-    yield from (f"layer {row['number']} of {row['image']}" for row in node.daemon.json("layers"))
+    yield from _late("layer", lambda: [f"{row['number']} of {row['image']}" for row in node.daemon.json("layers")])
     yield from _late("mount", lambda: [mount.path for mount in node.mounts() if mount.kind != FUSE])
     count = sum(mount.kind == FUSE for mount in node.mounts())
     if count != 1:

@@ -26,10 +26,12 @@ from tests.doubles.layers import BuiltLayer, layer
 from tests.doubles.registry import LoopbackRegistry
 from tests.doubles.token_server import TokenServer
 
-WAIT_S = 2
+WAIT_S = 10
 LAST_TRY_S = 5
 DEADLINE_S = WAIT_S + LAST_TRY_S
-RESOLVE_S = 6.0
+RESOLVE_S = 15.0
+"""Longer than a loaded machine takes for an image of which each layer meets with a fault once."""
+
 SLACK_S = 20
 """What a loaded machine may take longer. What hangs, hangs longer."""
 SMALL, LARGE, PULLED = "small", "large", "small-pulled"
@@ -80,7 +82,7 @@ def wire(registry: Registry, plane: str, tmp_path_factory: pytest.TempPathFactor
     settings = {
         **ALONE,
         "fetch": {**ALONE["fetch"], "on_outage": f"wait:{WAIT_S}s"},
-        "registry": {"connect_timeout_s": 1.0, "read_timeout_s": 1.0, "retries": 2, "config_path": [str(certs)]},
+        "registry": {"connect_timeout_s": 2.0, "read_timeout_s": 2.0, "retries": 2, "config_path": [str(certs)]},
         "lazy": {"resolve_timeout_s": RESOLVE_S},
     }
     with ExitStack() as undo:

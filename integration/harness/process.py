@@ -114,11 +114,3 @@ def accepts(address: str | tuple[str, int]) -> bool:
         except OSError:
             return False
         return True
-
-
-def free_port() -> int:
-    """A TCP port on the loopback interface that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

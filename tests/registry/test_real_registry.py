@@ -12,7 +12,7 @@ import httpx
 import pytest
 import trio
 
-from integration.harness.process import accepts, free_port, wait_for
+from integration.harness.process import accepts, wait_for
 from snapshotter.config import RegistryConfig
 from snapshotter.errors import RegistryDenied
 from snapshotter.registry.blob import Blob
@@ -20,6 +20,7 @@ from snapshotter.registry.client import Registry
 from snapshotter.registry.credentials import DockerConfig
 from snapshotter.registry.manifest import OCI_MANIFEST, ImageManifest, parse_manifest
 from snapshotter.registry.reference import parse_reference
+from tests.doubles.closed_port import ClosedPort
 from tests.doubles.htpasswd import write_htpasswd
 from tests.registry.memory import Known
 from tests.registry.programs import Environ, asked, config, gives
@@ -40,20 +41,21 @@ STARTS_WITHIN_S = 60.0
 @contextmanager
 def docker_registry(folder: Path, *, htpasswd: Path | None = None) -> Iterator[str]:
     """host:port of a registry that runs while the context is open; with `htpasswd` for those whom this file knows."""
-    port = free_port()
-    config = folder / "config.yml"
-    auth = AUTH.format(path=htpasswd) if htpasswd is not None else ""
-    config.write_text(CONFIG.format(root=folder / "store", port=port) + auth)
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
-    try:
-        address = "127.0.0.1", port
-        wait_for(lambda: process.poll() is not None or accepts(address), "the registry's start", STARTS_WITHIN_S)
-        assert process.poll() is None, (folder / "log").read_text()
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(60)
+    # Held beside it: nobody else gets the port before the start.
+    with ClosedPort() as held:
+        config = folder / "config.yml"
+        auth = AUTH.format(path=htpasswd) if htpasswd is not None else ""
+        config.write_text(CONFIG.format(root=folder / "store", port=held.port) + auth)
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
+        try:
+            address = "127.0.0.1", held.port
+            wait_for(lambda: process.poll() is not None or accepts(address), "the registry's start", STARTS_WITHIN_S)
+            assert process.poll() is None, (folder / "log").read_text()
+            yield f"127.0.0.1:{held.port}"
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def digest_of(data: bytes) -> str:

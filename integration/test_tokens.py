@@ -69,8 +69,9 @@ def guarded(registry: Registry, trial_image: str, plane: str, tmp_path: Path) ->
 
 
 def read(box: Container, name: str) -> str:
-    """What the probe says of a file below /outage."""
-    return box.exec([PROBE, "read", f"/outage/{name}"]).stdout
+    """What the probe says of a file below /outage; if nothing, how it ended."""
+    answer = box.exec([PROBE, "read", f"/outage/{name}"])
+    return answer.stdout or str(answer)
 
 
 def small(number: int) -> str:

@@ -1,9 +1,11 @@
 """containerd with everything it writes below one folder, and the two ways to talk to it: ctr and CRI."""
 
+import re
 import shlex
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from integration.harness.process import Process, accepts
@@ -120,6 +122,11 @@ class Ctr:
         """Digests of the blobs in the content store."""
         return self("content", "ls", "--quiet").split()
 
+    def pull(self, reference: str, snapshotter: str) -> None:
+        """Download an image and unpack it; ctr itself does so, for any snapshotter that containerd knows."""
+        own = ("--local",) if containerd_version() >= (2, 0) else ()
+        self("images", "pull", "--plain-http", *own, "--snapshotter", snapshotter, reference)
+
     def images(self) -> list[str]:
         """References of the images."""
         return self("images", "ls", "--quiet").split()
@@ -154,6 +161,14 @@ class Ctr:
     def remove_snapshot(self, snapshotter: str, key: str) -> None:
         """Remove a snapshot."""
         self("snapshots", "--snapshotter", snapshotter, "rm", key)
+
+
+@cache
+def containerd_version() -> tuple[int, int]:
+    """Major and minor number of the containerd that is started here: that on PATH."""
+    found = re.search(r" v?(\d+)\.(\d+)\.", run(["containerd", "--version"]))
+    assert found is not None
+    return int(found[1]), int(found[2])
 
 
 def run(argv: Sequence[str], timeout_s: float = COMMAND_TIMEOUT_S) -> str:

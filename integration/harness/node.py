@@ -87,7 +87,7 @@ class Node:
 
     def pull_whole(self, name: str, snapshotter: str = WHOLE) -> None:
         """Download and unpack every layer into `snapshotter`, beside the pods' images."""
-        self.ctr()("images", "pull", "--plain-http", "--snapshotter", snapshotter, self.reference(name))
+        self.ctr().pull(self.reference(name), snapshotter)
 
     def remove_image(self, image: str) -> None:
         """Remove an image as kubelet does."""

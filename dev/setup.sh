@@ -102,5 +102,11 @@ install_venv() {
     printf '%s\n' "$wanted" >"$STAMP"
 }
 
+# An installation is compiled. Where the environment forbids Python to write, every start would compile it again.
+compile_package() {
+    .venv/bin/python -m compileall -q snapshotter
+}
+
 install_packages
 install_venv
+compile_package

@@ -177,6 +177,10 @@ class Pull:
         found = {row["digest"]: row["state"] for row in rows if row["image"].endswith(f"/{self.name}")}
         return {kind: found[one.digest] for kind, one in self._layers.items()}
 
+    def why(self) -> list[str]:
+        """What the daemon says of layers that are not lazy."""
+        return [line for line in self._wire.node.daemon.log().splitlines() if " is not lazy: " in line]
+
 
 def test_fault_that_passes_is_not_seen_but_where_it_was_the_registrys_last_word(wire: Wire, reader: Reader) -> None:
     pull = Pull(wire, "once")
@@ -190,7 +194,7 @@ def test_fault_that_passes_is_not_seen_but_where_it_was_the_registrys_last_word(
     reader.check("large-once", lambda kind: {kind.once, RIGHT})
     wire.mend()
     states = pull.states()
-    assert {kind for kind, row in KINDS.items() if row.once == RIGHT and states[kind] != "lazy"} == set()
+    assert {kind for kind, row in KINDS.items() if row.once == RIGHT and states[kind] != "lazy"} == set(), pull.why()
     reader.comes_right("small-once", "large-once")
     wire.start(pull.name, image).comes_right(pull.file)
 
@@ -206,7 +210,7 @@ def test_fault_that_stays_is_an_io_error_in_time_and_right_once_it_is_mended(wir
         image = pulled.result()
     wire.mend()
     states = pull.states()
-    assert {kind for kind, row in KINDS.items() if row.lasting == RIGHT and states[kind] != "lazy"} == set()
+    assert {kind for kind, row in KINDS.items() if row.lasting == RIGHT and states[kind] != "lazy"} == set(), pull.why()
     assert "ordinary" in states.values()
     reader.comes_right("small-lasting", "large-lasting")
     wire.start(pull.name, image).comes_right(pull.file)

@@ -1,15 +1,14 @@
 """What every test run shares: Hypothesis profiles, and the assertion that nothing stays behind."""
 
 import os
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from integration.harness.leftovers import Traces
-
-GONE_S = 60.0
+from integration.harness.process import wait_for
 
 # Deadlines would be timing asserts; on a loaded machine they fail for nothing.
 settings.register_profile(
@@ -32,8 +31,7 @@ def nothing_stays_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     traces = Traces(marker=os.urandom(8).hex(), folder=tmp_path_factory.getbasetemp())
     with traces.marked():
         yield
-    # What was ended goes when the kernel comes to it.
-    deadline = time.monotonic() + GONE_S
-    while traces.left() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    # What was ended goes when the kernel comes to it. If it does not, the list says more than that time is over.
+    with suppress(TimeoutError):
+        wait_for(lambda: not traces.left(), "the end of all that a run has started")
     assert traces.left() == []

@@ -1,6 +1,5 @@
 """containerd with everything it writes below one folder, and the two ways to talk to it: ctr and CRI."""
 
-import re
 import shlex
 import signal
 import subprocess
@@ -9,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from integration.harness.process import Process, accepts
+from snapshotter.containerd.introspection import Version, parse_version
 
 COMMAND_TIMEOUT_S = 300
 # cri: no CAP_SYS_RESOURCE in many test environments, where runc cannot lower a score and dies without a word.
@@ -124,7 +124,7 @@ class Ctr:
 
     def pull(self, reference: str, snapshotter: str) -> None:
         """Download an image and unpack it; ctr itself does so, for any snapshotter that containerd knows."""
-        own = ("--local",) if containerd_version() >= (2, 0) else ()
+        own = ("--local",) if containerd_version().major >= 2 else ()
         self("images", "pull", "--plain-http", *own, "--snapshotter", snapshotter, reference)
 
     def images(self) -> list[str]:
@@ -164,11 +164,11 @@ class Ctr:
 
 
 @cache
-def containerd_version() -> tuple[int, int]:
-    """Major and minor number of the containerd that is started here: that on PATH."""
-    found = re.search(r" v?(\d+)\.(\d+)\.", run(["containerd", "--version"]))
+def containerd_version() -> Version:
+    """The version of the containerd that is started here: that on PATH."""
+    found = parse_version(run(["containerd", "--version"]).split()[2])
     assert found is not None
-    return int(found[1]), int(found[2])
+    return found
 
 
 def run(argv: Sequence[str], timeout_s: float = COMMAND_TIMEOUT_S) -> str:
